@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The amount of a measurement, from any Python number: int or double, as the SDK sees it.
+ */
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+
+#include "slot.h"
+
+struct amount {
+    bool is_float;
+    int64_t whole;
+    double real;
+};
+
+/* Numbers that are no plain int or float. As math.isfinite() does: what has no __float__ or
+ * __index__ raises TypeError, an int past the doubles OverflowError. What has __index__ counts as an
+ * int (bool, IntEnum, numpy integers), the rest as its double (Decimal, Fraction). */
+static int amount_convert(PyObject *number, struct amount *out)
+{
+    out->real = PyFloat_AsDouble(number);
+    if (out->real == -1.0 && PyErr_Occurred())
+        return -1;
+    out->is_float = true;
+    if (PyFloat_Check(number) || !PyIndex_Check(number))
+        return 0;
+    PyObject *index = PyNumber_Index(number);
+    if (index == NULL)
+        return -1;
+    int overflow;
+    out->whole = PyLong_AsLongLongAndOverflow(index, &overflow);
+    Py_DECREF(index);
+    out->is_float = overflow != 0; /* past int64: as a double */
+    return 0;
+}
+
+/* Returns: 0, or -1 with an exception, which the caller of the instrument gets. */
+static inline int amount_read(PyObject *number, struct amount *out)
+{
+    if (PyLong_CheckExact(number)) {
+        int overflow;
+        out->whole = PyLong_AsLongLongAndOverflow(number, &overflow);
+        out->is_float = false;
+        return OSHM_LIKELY(overflow == 0) ? 0 : amount_convert(number, out);
+    }
+    if (PyFloat_CheckExact(number)) {
+        out->real = PyFloat_AS_DOUBLE(number);
+        out->is_float = true;
+        return 0;
+    }
+    return amount_convert(number, out);
+}
+
+static inline bool amount_finite(const struct amount *amount)
+{
+    return !amount->is_float || isfinite(amount->real);
+}
+
+static inline bool amount_negative(const struct amount *amount)
+{
+    return amount->is_float ? amount->real < 0 : amount->whole < 0;
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The CPython types behind the instruments: module otel_shm._fast.
+ *
+ * Each instrument type is the base of a Python class of the same name (instruments.py), which adds the
+ * name, the unit and so on. What a call does is in measure.h; here are the types around it.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <structmember.h>
+
+#include "measure.h"
+
+typedef struct {
+    PyTypeObject *bound_counter, *bound_up_down_counter, *bound_gauge;
+} module_state;
+
+static PyObject *counter_add(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                             PyObject *names)
+{
+    return measure((Instrument *)self, values, count, names, ADD_MONOTONIC);
+}
+
+static PyObject *up_down_counter_add(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                                     PyObject *names)
+{
+    return measure((Instrument *)self, values, count, names, ADD);
+}
+
+static PyObject *gauge_set(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                           PyObject *names)
+{
+    return measure((Instrument *)self, values, count, names, SET);
+}
+
+static PyObject *bound_counter_add(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                                   PyObject *names)
+{
+    return measure_bound((Bound *)self, values, count, names, ADD_MONOTONIC);
+}
+
+static PyObject *bound_up_down_counter_add(PyObject *self, PyObject *const *values,
+                                           Py_ssize_t count, PyObject *names)
+{
+    return measure_bound((Bound *)self, values, count, names, ADD);
+}
+
+static PyObject *bound_gauge_set(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                                 PyObject *names)
+{
+    return measure_bound((Bound *)self, values, count, names, SET);
+}
+
+static PyObject *bind_as(Instrument *self, PyObject *attributes, PyTypeObject *type)
+{
+    oshm_target target;
+    if (resolve_slowly(self, attributes, false, &target) < 0)
+        return NULL;
+    Bound *bound = (Bound *)type->tp_alloc(type, 0);
+    if (bound == NULL)
+        return NULL;
+    bound->instrument = (Instrument *)Py_NewRef((PyObject *)self);
+    bound->target = target;
+    bound->run = NULL;
+    return (PyObject *)bound;
+}
+
+static PyObject *bind(PyObject *self, PyTypeObject *defining, PyObject *const *values,
+                      Py_ssize_t count, PyObject *names, size_t bound_type)
+{
+    if (count + (names ? PyTuple_GET_SIZE(names) : 0) > 1 ||
+        (names && PyTuple_GET_SIZE(names) == 1 &&
+         PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "attributes") != 0)) {
+        PyErr_SetString(PyExc_TypeError, "bind() takes one argument: attributes");
+        return NULL;
+    }
+    char *state = PyType_GetModuleState(defining);
+    PyTypeObject *type = *(PyTypeObject **)(void *)(state + bound_type);
+    return bind_as((Instrument *)self,
+                   count + (names ? PyTuple_GET_SIZE(names) : 0) ? values[0] : Py_None, type);
+}
+
+static PyObject *counter_bind(PyObject *self, PyTypeObject *defining, PyObject *const *values,
+                              Py_ssize_t count, PyObject *names)
+{
+    return bind(self, defining, values, count, names, offsetof(module_state, bound_counter));
+}
+
+static PyObject *up_down_counter_bind(PyObject *self, PyTypeObject *defining,
+                                      PyObject *const *values, Py_ssize_t count, PyObject *names)
+{
+    return bind(self, defining, values, count, names,
+                offsetof(module_state, bound_up_down_counter));
+}
+
+static PyObject *gauge_bind(PyObject *self, PyTypeObject *defining, PyObject *const *values,
+                            Py_ssize_t count, PyObject *names)
+{
+    return bind(self, defining, values, count, names, offsetof(module_state, bound_gauge));
+}
+
+static int instrument_init(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    Instrument *self = (Instrument *)object;
+    PyObject *owner;
+    unsigned long long address, record;
+    if (keywords && PyDict_GET_SIZE(keywords)) {
+        PyErr_SetString(PyExc_TypeError, "no keyword arguments expected");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(args, "OKK", &owner, &address, &record))
+        return -1;
+    if (self->buffer != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the instrument is initialised already");
+        return -1;
+    }
+    self->owner = Py_NewRef(owner);
+    self->buffer = (struct oshm_buffer *)(uintptr_t)address;
+    self->record = record;
+    return 0;
+}
+
+static int instrument_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((Instrument *)object)->owner);
+    return 0; /* the table holds str, int, float, bool and None only */
+}
+
+static int instrument_clear(PyObject *object)
+{
+    Instrument *self = (Instrument *)object;
+    /* A __del__ may measure after this: to a place that is still mapped, so the owner stays. */
+    table_clear(&self->table);
+    return 0;
+}
+
+static void instrument_dealloc(PyObject *object)
+{
+    Instrument *self = (Instrument *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    if (self->weak_references)
+        PyObject_ClearWeakRefs(object);
+    table_clear(&self->table);
+    Py_CLEAR(self->owner);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static int bound_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((Bound *)object)->instrument);
+    return 0;
+}
+
+static void bound_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(((Bound *)object)->instrument);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#define FASTCALL(function) (PyCFunction)(void (*)(void))function
+#define MEASURE_FLAGS (METH_FASTCALL | METH_KEYWORDS)
+#define BIND_FLAGS (METH_METHOD | METH_FASTCALL | METH_KEYWORDS)
+
+#define ADD_DOC                                                                                    \
+    PyDoc_STR("add($self, /, amount, attributes=None, context=None)\n--\n\n"                       \
+              "Adds amount to the series of the attributes.")
+#define SET_DOC                                                                                    \
+    PyDoc_STR("set($self, /, amount, attributes=None, context=None)\n--\n\n"                       \
+              "Sets the series of the attributes to amount.")
+#define BIND_DOC                                                                                   \
+    PyDoc_STR("bind($self, /, attributes=None)\n--\n\n"                                            \
+              "Resolves the attributes now. Returns an object that measures without them.")
+#define BOUND_ADD_DOC                                                                              \
+    PyDoc_STR("add($self, /, amount, context=None)\n--\n\nAdds amount to the bound series.")
+#define BOUND_SET_DOC                                                                              \
+    PyDoc_STR("set($self, /, amount, context=None)\n--\n\nSets the bound series to amount.")
+
+static PyMethodDef counter_methods[] = {
+    {"add", FASTCALL(counter_add), MEASURE_FLAGS, ADD_DOC},
+    {"bind", FASTCALL(counter_bind), BIND_FLAGS, BIND_DOC},
+    {NULL, NULL, 0, NULL}};
+static PyMethodDef up_down_counter_methods[] = {
+    {"add", FASTCALL(up_down_counter_add), MEASURE_FLAGS, ADD_DOC},
+    {"bind", FASTCALL(up_down_counter_bind), BIND_FLAGS, BIND_DOC},
+    {NULL, NULL, 0, NULL}};
+static PyMethodDef gauge_methods[] = {{"set", FASTCALL(gauge_set), MEASURE_FLAGS, SET_DOC},
+                                      {"bind", FASTCALL(gauge_bind), BIND_FLAGS, BIND_DOC},
+                                      {NULL, NULL, 0, NULL}};
+static PyMethodDef bound_counter_methods[] = {
+    {"add", FASTCALL(bound_counter_add), MEASURE_FLAGS, BOUND_ADD_DOC}, {NULL, NULL, 0, NULL}};
+static PyMethodDef bound_up_down_counter_methods[] = {
+    {"add", FASTCALL(bound_up_down_counter_add), MEASURE_FLAGS, BOUND_ADD_DOC},
+    {NULL, NULL, 0, NULL}};
+static PyMethodDef bound_gauge_methods[] = {
+    {"set", FASTCALL(bound_gauge_set), MEASURE_FLAGS, BOUND_SET_DOC}, {NULL, NULL, 0, NULL}};
+
+static PyMemberDef instrument_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Instrument, weak_references), READONLY, NULL},
+    {"_owner", T_OBJECT_EX, offsetof(Instrument, owner), READONLY, NULL},
+    {"_record", T_ULONGLONG, offsetof(Instrument, record), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL}};
+static PyMemberDef bound_members[] = {
+    {"instrument", T_OBJECT_EX, offsetof(Bound, instrument), READONLY,
+     "the instrument that was bound"},
+    {"_series", T_ULONGLONG, offsetof(Bound, target) + offsetof(oshm_target, series),
+     READONLY, NULL},
+    {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot instrument_slots[] = {
+    {Py_tp_doc, "What all instruments share: a place in the buffer and a table of attributes."},
+    {Py_tp_init, instrument_init},
+    {Py_tp_traverse, instrument_traverse},
+    {Py_tp_clear, instrument_clear},
+    {Py_tp_dealloc, instrument_dealloc},
+    {Py_tp_members, instrument_members},
+    {0, NULL}};
+static PyType_Spec instrument_spec = {
+    .name = "otel_shm._fast.Instrument",
+    .basicsize = sizeof(Instrument),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = instrument_slots};
+
+/* Adds a type to the module. base is borrowed or NULL. Returns: the type, borrowed. */
+static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyTypeObject *base)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
+    if (type == NULL)
+        return NULL;
+    int failed = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return failed ? NULL : (PyTypeObject *)type;
+}
+
+static PyTypeObject *add_instrument(PyObject *module, const char *name, const char *doc,
+                                    PyMethodDef *methods, PyTypeObject *base)
+{
+    PyType_Slot slots[] = {{Py_tp_doc, (void *)(uintptr_t)doc}, {Py_tp_methods, methods}, {0, NULL}};
+    PyType_Spec spec = {.name = name,
+                        .basicsize = sizeof(Instrument),
+                        /* HAVE_GC comes with the base's traverse and clear */
+                        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                        .slots = slots};
+    return add_type(module, &spec, base);
+}
+
+static PyTypeObject *add_bound(PyObject *module, const char *name, PyMethodDef *methods)
+{
+    PyType_Slot slots[] = {{Py_tp_doc, "An instrument with its attributes resolved."},
+                           {Py_tp_traverse, bound_traverse},
+                           {Py_tp_dealloc, bound_dealloc},
+                           {Py_tp_methods, methods},
+                           {Py_tp_members, bound_members},
+                           {0, NULL}};
+    PyType_Spec spec = {.name = name,
+                        .basicsize = sizeof(Bound),
+                        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                 Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+                        .slots = slots};
+    return add_type(module, &spec, NULL);
+}
+
+static int module_exec(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+    PyTypeObject *base = add_type(module, &instrument_spec, NULL);
+    if (base == NULL ||
+        !add_instrument(module, "otel_shm._fast.Counter", "Adds non-negative amounts.",
+                        counter_methods, base) ||
+        !add_instrument(module, "otel_shm._fast.UpDownCounter", "Adds amounts of either sign.",
+                        up_down_counter_methods, base) ||
+        !add_instrument(module, "otel_shm._fast.Gauge", "Sets amounts.", gauge_methods, base))
+        return -1;
+    state->bound_counter =
+        add_bound(module, "otel_shm._fast.BoundCounter", bound_counter_methods);
+    state->bound_up_down_counter =
+        add_bound(module, "otel_shm._fast.BoundUpDownCounter", bound_up_down_counter_methods);
+    state->bound_gauge = add_bound(module, "otel_shm._fast.BoundGauge", bound_gauge_methods);
+    if (!state->bound_counter || !state->bound_up_down_counter || !state->bound_gauge)
+        return -1;
+    Py_INCREF(state->bound_counter);
+    Py_INCREF(state->bound_up_down_counter);
+    Py_INCREF(state->bound_gauge);
+    return 0;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *state = PyModule_GetState(module);
+    Py_VISIT(state->bound_counter);
+    Py_VISIT(state->bound_up_down_counter);
+    Py_VISIT(state->bound_gauge);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->bound_counter);
+    Py_CLEAR(state->bound_up_down_counter);
+    Py_CLEAR(state->bound_gauge);
+    return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030c0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030d0000
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL}};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "otel_shm._fast",
+    .m_doc = "The CPython types behind the instruments.",
+    .m_size = sizeof(module_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__fast(void)
+{
+    return PyModuleDef_Init(&module_definition);
+}

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An instrument's call: from its arguments to one atomic operation.
+ *
+ * An instrument keeps the address of its attribute-free series and a table for the others. A bound
+ * instrument keeps one address. The addresses live as long as the owner, the Python Buffer. What is
+ * out of the ordinary is told to a method of the instrument's Python class:
+ *
+ *   _amount_not_finite(amount), _amount_negative(amount)   the measurement is ignored
+ *   _attributes_cleaned(attributes) -> dict                 odd attributes, made legal
+ *   _attribute_dropped(key, error)                          a value OTLP cannot carry
+ *   _overflowed(status)                                     the series has no slots of its own
+ */
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "amount.h"
+#include "attribute_bytes.h"
+#include "attribute_table.h"
+
+#if PY_VERSION_HEX >= 0x030d0000
+#define BEGIN_EXCLUSIVE(a, b) Py_BEGIN_CRITICAL_SECTION2(a, b)
+#define END_EXCLUSIVE() Py_END_CRITICAL_SECTION2()
+#else /* the GIL does it */
+#define BEGIN_EXCLUSIVE(a, b) {
+#define END_EXCLUSIVE() }
+#endif
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *owner;            /* keeps the mapping alive */
+    struct oshm_buffer *buffer; /* NULL until __init__ */
+    unsigned long long record;  /* position of the instrument's record; 0 = it has no place */
+    oshm_target plain;          /* the attribute-free series; run is NULL until it is measured */
+    struct table table;
+    PyObject *weak_references;
+} Instrument;
+
+typedef struct {
+    PyObject_HEAD
+    oshm_slot *run;     /* NULL until the first measurement, and for ever if that is refused */
+    oshm_target target; /* where run points to once it may */
+    Instrument *instrument;
+} Bound;
+
+/* What a call is: the method's name and what it does with an amount. */
+enum operation { ADD_MONOTONIC, ADD, SET };
+
+static inline void apply(oshm_slot *run, const struct amount *amount, enum operation operation)
+{
+    if (operation == SET) {
+        if (amount->is_float)
+            oshm_set_float(run, amount->real);
+        else
+            oshm_set_int(run, amount->whole);
+    } else if (amount->is_float) {
+        oshm_add_float(run, amount->real);
+    } else {
+        oshm_add_int(run, amount->whole);
+    }
+}
+
+static inline void apply_to(const oshm_target *target, const struct amount *amount,
+                            enum operation operation)
+{
+    apply(target->run, amount, operation);
+    if (OSHM_UNLIKELY(target->refused != NULL))
+        oshm_count(target->refused);
+}
+
+/* Reads and judges an amount. Returns: 1 to go on, 0 to ignore it, -1 with an exception. */
+static inline int accept(PyObject *instrument, PyObject *number, struct amount *amount,
+                         enum operation operation)
+{
+    const char *refusal;
+    if (OSHM_UNLIKELY(amount_read(number, amount) < 0))
+        return -1;
+    if (OSHM_UNLIKELY(!amount_finite(amount)))
+        refusal = "_amount_not_finite";
+    else if (operation == ADD_MONOTONIC && OSHM_UNLIKELY(amount_negative(amount)))
+        refusal = "_amount_negative";
+    else
+        return 1;
+    PyObject *told = PyObject_CallMethod(instrument, refusal, "O", number);
+    Py_XDECREF(told);
+    return told ? 0 : -1;
+}
+
+/* Claims the series of a dict of clean attributes that nobody else can change, and remembers it.
+ * Returns: 0, or -1 with an exception. */
+static int claim(Instrument *self, PyObject *clean, bool measured, oshm_target *target)
+{
+    struct bytes key;
+    if (self->buffer == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the instrument was not initialised");
+        return -1;
+    }
+    bytes_init(&key);
+    if (clean && put_mapping(&key, clean, (PyObject *)self) < 0) {
+        bytes_free(&key);
+        return -1;
+    }
+    int status = oshm_series_claim(self->buffer, self->record, key.data, (uint32_t)key.length,
+                                   measured, target);
+    bytes_free(&key);
+    struct attributes set;
+    if (measured && clean && PyDict_GET_SIZE(clean) > 0) {
+        if (attributes_read(clean, &set))
+            table_add(&self->table, &set, target);
+    } else if (measured) {
+        self->plain = *target;
+    }
+    if (status == OSHM_OK)
+        return 0;
+    PyObject *told = PyObject_CallMethod((PyObject *)self, "_overflowed", "i", status);
+    Py_XDECREF(told);
+    return told ? 0 : -1;
+}
+
+/* The way for a first use and for attributes the table does not answer for. */
+static int resolve_slowly(Instrument *self, PyObject *attributes, bool measured, oshm_target *target)
+{
+    struct attributes set;
+    PyObject *clean = NULL;
+    if (attributes != NULL && attributes != Py_None) {
+        clean = PyDict_CheckExact(attributes) ? PyDict_Copy(attributes) : NULL;
+        if (clean == NULL && PyErr_Occurred())
+            return -1;
+        if (clean == NULL || !attributes_read(clean, &set)) {
+            Py_XDECREF(clean);
+            clean = PyObject_CallMethod((PyObject *)self, "_attributes_cleaned", "O", attributes);
+            if (clean == NULL)
+                return -1;
+            if (!PyDict_CheckExact(clean)) {
+                PyErr_SetString(PyExc_TypeError, "_attributes_cleaned must return a dict");
+                Py_DECREF(clean);
+                return -1;
+            }
+        }
+    }
+    int result;
+    BEGIN_EXCLUSIVE((PyObject *)self, clean ? clean : Py_None)
+    result = claim(self, clean, measured, target);
+    END_EXCLUSIVE()
+    Py_XDECREF(clean);
+    return result;
+}
+
+/* Where the series of the attributes adds. Returns: 0, or -1 with an exception. */
+static inline int resolve(Instrument *self, PyObject *attributes, oshm_target *target)
+{
+    if (attributes == NULL || attributes == Py_None) {
+        if (OSHM_LIKELY(self->plain.run != NULL)) {
+            *target = self->plain;
+            return 0;
+        }
+    } else if (OSHM_LIKELY(PyDict_CheckExact(attributes))) {
+        const oshm_target *known = NULL;
+        BEGIN_EXCLUSIVE(attributes, (PyObject *)self)
+        struct attributes set;
+        if (attributes_read(attributes, &set))
+            known = set.count ? table_find(&self->table, &set)
+                              : (self->plain.run ? &self->plain : NULL);
+        if (known)
+            *target = *known;
+        END_EXCLUSIVE()
+        if (OSHM_LIKELY(known != NULL))
+            return 0;
+    }
+    return resolve_slowly(self, attributes, true, target);
+}
+
+/* Reads (amount, attributes=None, context=None), positional or keyword; with first_only a bound
+ * instrument's (amount, context=None). Returns: 0, or -1 with TypeError. */
+static int read_arguments(const char *method, bool first_only, PyObject *const *values,
+                          Py_ssize_t positional, PyObject *names, PyObject *out[3])
+{
+    static const char *const all[] = {"amount", "attributes", "context"};
+    static const char *const bound[] = {"amount", "context"};
+    const char *const *expected = first_only ? bound : all;
+    Py_ssize_t most = first_only ? 2 : 3, keywords = names ? PyTuple_GET_SIZE(names) : 0;
+    if (positional > most) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd positional arguments (%zd given)",
+                     method, most, positional);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < positional; i++)
+        out[i] = values[i];
+    for (Py_ssize_t k = 0; k < keywords; k++) {
+        PyObject *name = PyTuple_GET_ITEM(names, k);
+        Py_ssize_t i = 0;
+        while (i < most && PyUnicode_CompareWithASCIIString(name, expected[i]) != 0)
+            i++;
+        if (i == most) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method,
+                         name);
+            return -1;
+        }
+        if (out[i] != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%s'", method,
+                         expected[i]);
+            return -1;
+        }
+        out[i] = values[positional + k];
+    }
+    if (out[0] == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing 1 required positional argument: 'amount'",
+                     method);
+        return -1;
+    }
+    return 0;
+}
+
+static inline PyObject *measure(Instrument *self, PyObject *const *values, Py_ssize_t count,
+                                PyObject *names, enum operation operation)
+{
+    PyObject *arguments[3] = {NULL, NULL, NULL};
+    struct amount amount;
+    oshm_target target;
+    if (OSHM_LIKELY(names == NULL && (count == 1 || count == 2))) {
+        arguments[0] = values[0];
+        arguments[1] = count == 2 ? values[1] : NULL;
+    } else if (read_arguments(operation == SET ? "set" : "add", false, values, count, names,
+                              arguments) < 0) {
+        return NULL;
+    }
+    int accepted = accept((PyObject *)self, arguments[0], &amount, operation);
+    if (OSHM_UNLIKELY(accepted <= 0)) {
+        if (accepted < 0)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    if (OSHM_UNLIKELY(resolve(self, arguments[1], &target) < 0))
+        return NULL;
+    apply_to(&target, &amount, operation);
+    Py_RETURN_NONE;
+}
+
+/* A bound instrument's first measurement, and every one of a refused series. */
+static void measure_first(Bound *self, const struct amount *amount, enum operation operation)
+{
+    oshm_series_start(self->instrument->buffer, &self->target);
+    apply_to(&self->target, amount, operation);
+    if (self->target.refused == NULL)
+        self->run = self->target.run;
+}
+
+static inline PyObject *measure_bound(Bound *self, PyObject *const *values, Py_ssize_t count,
+                                      PyObject *names, enum operation operation)
+{
+    PyObject *arguments[3] = {NULL, NULL, NULL};
+    struct amount amount;
+    if (OSHM_LIKELY(names == NULL && count == 1))
+        arguments[0] = values[0];
+    else if (read_arguments(operation == SET ? "set" : "add", true, values, count, names,
+                            arguments) < 0)
+        return NULL;
+    int accepted = accept((PyObject *)self->instrument, arguments[0], &amount, operation);
+    if (OSHM_UNLIKELY(accepted <= 0)) {
+        if (accepted < 0)
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    if (OSHM_LIKELY(self->run != NULL))
+        apply(self->run, &amount, operation);
+    else
+        measure_first(self, &amount, operation);
+    Py_RETURN_NONE;
+}
