@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OpenTelemetry MeterProvider whose values live in one shared-memory slot buffer.
+
+    counter.add(1, {"route": "/"})
+      └ attributes → slot?  process-local table, in C ── hit ─────────┐
+                            └ miss: claim in the buffer, once a series ┤
+                                                                       ▼
+                                               one atomic operation in this process's lane
+
+    reader.collect()        in the collector process
+      └ scan: new records, fold lanes → rows → MetricsData → any SDK reader and exporter
+"""
+
+from otel_shm.buffer import Buffer, BufferStatistics
+from otel_shm.errors import (
+    BufferFormatError,
+    BufferFullError,
+    BufferPathError,
+    BufferSizeError,
+    OtelShmError,
+)
+from otel_shm.instruments import Counter, Gauge, UpDownCounter, backend
+from otel_shm.labels import counter_schema, gauge_schema, gauge_schema_float
+from otel_shm.meter import Meter
+from otel_shm.observable import ObservableGauge
+from otel_shm.provider import MeterProvider
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Buffer",
+    "BufferFormatError",
+    "BufferFullError",
+    "BufferPathError",
+    "BufferSizeError",
+    "BufferStatistics",
+    "Counter",
+    "Gauge",
+    "Meter",
+    "MeterProvider",
+    "ObservableGauge",
+    "OtelShmError",
+    "UpDownCounter",
+    "backend",
+    "counter_schema",
+    "gauge_schema",
+    "gauge_schema_float",
+]

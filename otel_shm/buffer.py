@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slot buffer, from Python: the only module that touches the cffi binding.
+
+The functions of the core let the GIL go during each call. What they return as status codes becomes
+exceptions here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from otel_shm._core import ffi, lib
+from otel_shm.errors import (
+    BufferFormatError,
+    BufferFullError,
+    BufferPathError,
+    BufferSizeError,
+    OtelShmError,
+)
+
+# Instrument kinds and fold rules, as csrc/layout.h numbers them.
+COUNTER: int = lib.OSHM_COUNTER
+UP_DOWN_COUNTER: int = lib.OSHM_UP_DOWN_COUNTER
+GAUGE: int = lib.OSHM_GAUGE
+OBSERVABLE_GAUGE: int = lib.OSHM_OBSERVABLE_GAUGE
+SUM: int = lib.OSHM_SUM
+LIVE_SUM: int = lib.OSHM_LIVE_SUM
+LAST: int = lib.OSHM_LAST
+ONE: int = lib.OSHM_ONE
+
+DEFAULT_SERIES = 32_768
+DEFAULT_LANES = 128
+DEFAULT_RECORD_BYTES = 16 * 1024 * 1024
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+_PATH_ERRORS = {
+    lib.OSHM_ERROR_SYMLINK: "is a symbolic link, which is not followed: give the path of the file itself",
+    lib.OSHM_ERROR_NOT_REGULAR: "is not a regular file",
+    lib.OSHM_ERROR_OWNER: "belongs to another user: all processes of a buffer run as one user",
+    lib.OSHM_ERROR_MODE: "may be accessed by group or others: its mode must be 0600",
+    lib.OSHM_ERROR_NO_ALLOCATE: "is on a file system without fallocate(): use tmpfs, such as /dev/shm",
+}
+_FORMAT_ERRORS = {
+    lib.OSHM_ERROR_SHORT: "is shorter than a buffer's header: it is truncated, or not a buffer",
+    lib.OSHM_ERROR_MAGIC: "is not an otel_shm buffer",
+    lib.OSHM_ERROR_VERSION: f"has another version than this package's ({lib.OSHM_VERSION})",
+    lib.OSHM_ERROR_PAGE: "was made on a machine with another page size",
+    lib.OSHM_ERROR_LENGTH: "does not have the length its header says: it is truncated or damaged",
+}
+_FULL = {
+    lib.OSHM_FULL_SERIES: "the buffer holds as many series as it was made for (option series)",
+    lib.OSHM_FULL_RECORDS: "the buffer's records are full (option record_bytes)",
+    lib.OSHM_FULL_SLOTS: "the buffer's slots are used up (option series)",
+    lib.OSHM_FULL_MEMORY: "the file system or memory that holds the buffer is full",
+    lib.OSHM_DAMAGED: "the buffer is damaged",
+}
+
+
+def reason(status: int) -> str:
+    """Why a claim found no place, in words."""
+    return _FULL.get(status, f"status {status}")
+
+
+def _fail(status: int, path: str | None) -> OtelShmError:
+    """The exception for a failed create or attach."""
+    where = f"buffer {path!r}" if path else "anonymous buffer"
+    if status == lib.OSHM_ERROR_SIZES:
+        return BufferSizeError(
+            f"{where}: series must be 1 to {2**24}, lanes 2 to 4096, record_bytes 4096 to {2**36}"
+        )
+    if status in _FORMAT_ERRORS:
+        return BufferFormatError(
+            f"{where} {_FORMAT_ERRORS[status]}. Remove the file, or use another path."
+        )
+    if status in _PATH_ERRORS:
+        return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
+    code = ffi.errno
+    advice = ""
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        advice = ": make room or raise the limit, or make series, lanes and record_bytes smaller"
+    return BufferPathError(code, f"{where}: {os.strerror(code)}{advice}")
+
+
+class Row(NamedTuple):
+    """A series as one scan saw it. `value` is None where it has nothing to report."""
+
+    series: int
+    instrument: int
+    kind: int
+    start_time_unix_nano: int
+    value: int | float | None
+
+
+def _value(row: Any) -> int | float | None:
+    if not row.has_value:
+        return None
+    value: int | float = row.float_value if row.is_float else row.int_value
+    return value
+
+
+@dataclass(frozen=True)
+class BufferStatistics:
+    """The counters a buffer keeps about itself, over all processes."""
+
+    series: int  # series published
+    series_capacity: int
+    overflowed: int  # measurements that went to an overflow series
+    dropped: int  # measurements of instruments the buffer had no room for
+    attached: int  # processes that ever attached
+    collector_changes: int  # times a process became the collector
+    allocated_bytes: int  # memory in use
+
+
+class Series:
+    """Where one series adds: its run of slots. For callers that are not the C types."""
+
+    __slots__ = ("_buffer", "_target")
+
+    def __init__(self, buffer: Buffer, target: Any) -> None:
+        self._buffer = buffer  # keeps the mapping alive
+        self._target = target
+
+    @property
+    def record(self) -> int:
+        """Position of the series' record; 0 if the buffer had no room for anything."""
+        return int(self._target.series)
+
+    def start(self) -> None:
+        """Notes the first measurement; further calls change nothing."""
+        lib.oshm_series_start(self._buffer._handle, self._target)
+
+    def add(self, amount: int | float) -> None:
+        """Adds to a sum."""
+        if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
+            lib.oshm_add_int(self._target.run, amount)
+        else:
+            lib.oshm_add_float(self._target.run, amount)
+        self._count_refused()
+
+    def set(self, amount: int | float) -> None:
+        """Sets a gauge."""
+        if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
+            lib.oshm_set_int(self._target.run, amount)
+        else:
+            lib.oshm_set_float(self._target.run, amount)
+        self._count_refused()
+
+    def observe(self, amount: int | float, collection: int) -> None:
+        """Sets an observable's value as seen in one collection."""
+        self.set(amount)
+        lib.oshm_observed(self._target.run, collection)
+
+    def _count_refused(self) -> None:
+        if self._target.refused:
+            lib.oshm_count(self._target.refused)
+
+
+class Scanner:
+    """Finds new series and folds all of them; a series keeps its place in the list of rows."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        handle = lib.oshm_scanner_new(buffer._handle)
+        if handle == ffi.NULL:
+            raise MemoryError("no memory to scan the buffer")
+        self._buffer = buffer
+        self._handle = ffi.gc(handle, lib.oshm_scanner_free)
+
+    def scan(self, collection: int) -> Sequence[Row]:
+        """The rows of all series, in the order they were first claimed. One thread at a time."""
+        count = lib.oshm_scanner_scan(self._handle, collection)
+        if count < 0:
+            raise MemoryError("no memory to scan the buffer")
+        rows = ffi.unpack(lib.oshm_scanner_rows(self._handle), count) if count else []
+        return [
+            Row(row.series, row.instrument, row.kind, row.start_time_unix_nano, _value(row))
+            for row in rows
+        ]
+
+
+class Buffer:
+    """The slot buffer of one service, mapped into this process.
+
+    Args:
+        path: a file that all processes of the service name; made if it is not there (mode 0600).
+            None: an anonymous buffer that only forked children share.
+        series: how many series it can hold, 1 to 16,777,216. Default 32,768.
+        lanes: how many processes add without sharing a cache line, plus one, 2 to 4,096. More
+            processes than that are correct, only slower. Default 128.
+        record_bytes: room for names and attributes in bytes, 4 KiB to 64 GiB. Default 16 MiB.
+
+    An existing file keeps the sizes it was made with. The sizes are limits: memory is used for
+    touched pages only.
+
+    Raises:
+        BufferPathError: the path cannot be used.
+        BufferFormatError: what is there is not a complete buffer of this version.
+        BufferSizeError: a size is out of range.
+    """
+
+    _open: weakref.WeakValueDictionary[tuple[int, int], Buffer] = weakref.WeakValueDictionary()
+    _open_lock = threading.RLock()
+
+    def __new__(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        series: int = DEFAULT_SERIES,
+        lanes: int = DEFAULT_LANES,
+        record_bytes: int = DEFAULT_RECORD_BYTES,
+    ) -> Buffer:
+        if path is None:
+            return cls._make(lib.oshm_buffer_create, None, series, lanes, record_bytes)
+        name = os.fspath(path)
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
+        with cls._open_lock:
+            # One descriptor a process and file: closing a second one would drop the first's locks.
+            known = cls._open.get(cls._identity(name))
+            if known is not None:
+                return known
+            while True:
+                try:
+                    buffer = cls._make(lib.oshm_buffer_attach, name)
+                    break
+                except FileNotFoundError:
+                    pass
+                try:
+                    buffer = cls._make(lib.oshm_buffer_create, name, series, lanes, record_bytes)
+                    break
+                except FileExistsError:
+                    pass  # another process was first: attach to its file
+            cls._open[cls._identity(name)] = buffer
+            return buffer
+
+    @classmethod
+    def _make(cls, function: Any, path: str | None, *sizes: int) -> Buffer:
+        out = ffi.new("struct oshm_buffer **")
+        for size in sizes:
+            if not isinstance(size, int) or not 0 <= size < 2**63:
+                raise BufferSizeError(f"a buffer's size must be a positive int, not {size!r}")
+        status = function(ffi.NULL if path is None else os.fsencode(path), *sizes, out)
+        if status == lib.OSHM_ERROR_EXISTS:
+            raise FileExistsError(path)
+        if status == lib.OSHM_ERROR_SYSTEM and ffi.errno == errno.ENOENT:
+            if function is lib.oshm_buffer_attach:
+                raise FileNotFoundError(path)
+        if status != lib.OSHM_OK:
+            raise _fail(status, path)
+        buffer = super().__new__(cls)
+        buffer._handle = ffi.gc(out[0], lib.oshm_buffer_close)
+        buffer.path = path
+        _all_buffers.add(buffer)
+        return buffer
+
+    _handle: Any
+    path: str | None
+
+    @staticmethod
+    def _identity(path: str) -> tuple[int, int]:
+        try:
+            info = os.lstat(path)
+        except OSError:
+            return (-1, -1)
+        return (info.st_dev, info.st_ino)
+
+    @property
+    def address(self) -> int:
+        """Address of the C handle, for the C types."""
+        return int(ffi.cast("uintptr_t", self._handle))
+
+    @property
+    def lane(self) -> int:
+        """The lane this process adds to. 0: the one shared by all."""
+        return int(lib.oshm_buffer_lane(self._handle))
+
+    @property
+    def statistics(self) -> BufferStatistics:
+        """The buffer's counters about itself, now."""
+        header = lib.oshm_buffer_header(self._handle)
+        return BufferStatistics(
+            series=header.series_count,
+            series_capacity=header.series,
+            overflowed=header.overflowed,
+            dropped=header.dropped,
+            attached=header.attached,
+            collector_changes=header.collector_changes,
+            allocated_bytes=lib.oshm_buffer_allocated(self._handle),
+        )
+
+    def claim_resource(self, key: bytes) -> bytes:
+        """Offers the service's resource. Returns the key bytes of the one that stands."""
+        position = self._claim(lib.oshm_resource_claim, key, len(key))
+        return self.record_key(position)
+
+    def claim_scope(self, key: bytes) -> int:
+        """The position of the scope's record."""
+        return self._claim(lib.oshm_scope_claim, key, len(key))
+
+    def claim_instrument(self, scope: int, kind: int, fold: int, key: bytes) -> int:
+        """The position of the instrument's record."""
+        return self._claim(lib.oshm_instrument_claim, scope, kind, fold, key, len(key))
+
+    def _claim(self, function: Any, *arguments: Any) -> int:
+        out = ffi.new("uint64_t *")
+        status = function(self._handle, *arguments, out)
+        if status != lib.OSHM_OK:
+            raise BufferFullError(reason(status))
+        return int(out[0])
+
+    def claim_series(self, instrument: int, key: bytes, *, measured: bool) -> tuple[Series, int]:
+        """Where the series of encoded attributes adds, and 0 or why it has no slots of its own."""
+        target = ffi.new("oshm_target *")
+        status = lib.oshm_series_claim(
+            self._handle, instrument, key, len(key), measured, target
+        )
+        return Series(self, target), int(status)
+
+    def record_key(self, position: int) -> bytes:
+        """The key bytes of a record.
+
+        Raises:
+            BufferFormatError: the file is damaged there.
+        """
+        return self._record(position)[1]
+
+    def record_parent(self, position: int) -> int:
+        """The position of a record's parent: the scope of an instrument."""
+        return int(self._record(position)[0].parent)
+
+    def _record(self, position: int) -> tuple[Any, bytes]:
+        fixed, key = ffi.new("oshm_record *"), ffi.new("uint8_t **")
+        if lib.oshm_record_get(self._handle, position, fixed, key) != lib.OSHM_OK:
+            raise BufferFormatError(f"the buffer is damaged: no record at {position}")
+        return fixed, bytes(ffi.buffer(key[0], fixed.key_bytes))
+
+    def read(self, series: int) -> int | float | None:
+        """The value of one series now, over all processes; None if it has none."""
+        row = ffi.new("oshm_row *")
+        header = lib.oshm_buffer_header(self._handle)
+        if lib.oshm_series_read(self._handle, series, header.collection, row) != lib.OSHM_OK:
+            return None
+        return _value(row)
+
+    def collector_acquire(self) -> bool:
+        """Becomes, or makes sure to be, the process that collects. Never blocks."""
+        return bool(lib.oshm_collector_acquire(self._handle))
+
+    def collector_leave(self) -> None:
+        """Says that this process, the collector, now makes its last export."""
+        lib.oshm_collector_leave(self._handle)
+
+    def collector_leaving(self) -> bool:
+        """True if the collector process makes its last export."""
+        return bool(lib.oshm_collector_leaving(self._handle))
+
+    def collector_release(self) -> None:
+        """Lets another process collect."""
+        lib.oshm_collector_release(self._handle)
+
+    def begin_collection(self) -> int:
+        """Begins a collection and returns its number."""
+        return int(lib.oshm_collection_begin(self._handle))
+
+
+_all_buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    Buffer._open_lock = threading.RLock()
+    for buffer in list(_all_buffers):
+        lib.oshm_buffer_after_fork(buffer._handle)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
