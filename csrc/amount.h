@@ -38,13 +38,32 @@ static int amount_convert(PyObject *number, struct amount *out)
     return 0;
 }
 
+/* An int of one digit, nearly every amount there is, without a call. */
+static inline bool amount_small(PyObject *number, int64_t *out)
+{
+    PyLongObject *small = (PyLongObject *)number;
+#if PY_VERSION_HEX >= 0x030c0000
+    if (!PyUnstable_Long_IsCompact(small))
+        return false;
+    *out = PyUnstable_Long_CompactValue(small);
+#else
+    Py_ssize_t sign = Py_SIZE(small); /* and number of digits */
+    if (sign < -1 || sign > 1)
+        return false;
+    *out = sign * (int64_t)small->ob_digit[0];
+#endif
+    return true;
+}
+
 /* Returns: 0, or -1 with an exception, which the caller of the instrument gets. */
 static inline int amount_read(PyObject *number, struct amount *out)
 {
-    if (PyLong_CheckExact(number)) {
+    if (OSHM_LIKELY(PyLong_CheckExact(number))) {
+        out->is_float = false;
+        if (OSHM_LIKELY(amount_small(number, &out->whole)))
+            return 0;
         int overflow;
         out->whole = PyLong_AsLongLongAndOverflow(number, &overflow);
-        out->is_float = false;
         return OSHM_LIKELY(overflow == 0) ? 0 : amount_convert(number, out);
     }
     if (PyFloat_CheckExact(number)) {

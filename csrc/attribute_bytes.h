@@ -98,7 +98,7 @@ static inline int close_message(struct bytes *out, Py_ssize_t start)
     return 0;
 }
 
-static int put_mapping(struct bytes *out, PyObject *dict, PyObject *instrument);
+static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described);
 
 /* The fields of an AnyValue. Returns: 0, or -1 with an exception: the value cannot be encoded. */
 static int put_value(struct bytes *out, PyObject *value)
@@ -201,9 +201,9 @@ static int put_item(struct bytes *out, const struct item *item)
 }
 
 /* The entries of a KeyValueList, from a dict of clean attributes with str keys that nobody else can
- * change. With an instrument, an entry that cannot be encoded is left out and the instrument's
- * _attribute_dropped(key, error) is told; without, the exception is set and -1 returned. */
-static int put_mapping(struct bytes *out, PyObject *dict, PyObject *instrument)
+ * change. With a Description, an entry that cannot be encoded is left out and its
+ * attribute_dropped(key, error) is told; without, the exception is set and -1 returned. */
+static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described)
 {
     struct item few[16], *items = few;
     Py_ssize_t count = PyDict_GET_SIZE(dict), position = 0, n = 0;
@@ -230,13 +230,13 @@ static int put_mapping(struct bytes *out, PyObject *dict, PyObject *instrument)
         size_t before = out->length;
         if (put_item(out, &items[i]) == 0)
             continue;
-        if (instrument == NULL) {
+        if (described == NULL) {
             result = -1;
             break;
         }
         out->length = before;
         PyObject *error = take_exception();
-        PyObject *told = PyObject_CallMethod(instrument, "_attribute_dropped", "OO", items[i].name,
+        PyObject *told = PyObject_CallMethod(described, "attribute_dropped", "OO", items[i].name,
                                              error ? error : Py_None);
         result = told ? 0 : -1;
         Py_XDECREF(told);

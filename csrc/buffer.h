@@ -102,6 +102,12 @@ int oshm_record_claim(struct oshm_buffer *buffer, const struct oshm_key *key, ui
 /* Writes a record without publishing it: for the resource, which the header points to. */
 int oshm_record_append(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t *position);
 
+/* The least length of a run: the stamp is there where the fold rule asks for it. */
+static inline uint8_t oshm_run_slots(uint8_t fold)
+{
+    return fold == OSHM_ONE ? OSHM_OBSERVED + 1 : OSHM_FLOAT + 1;
+}
+
 /* The live record behind a position that oshm_record_get has accepted. */
 static inline oshm_record *oshm_record_at(const struct oshm_buffer *buffer, uint64_t position)
 {

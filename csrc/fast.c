@@ -2,8 +2,8 @@
  *
  * The CPython types behind the instruments: module otel_shm._fast.
  *
- * Each instrument type is the base of a Python class of the same name (instruments.py), which adds the
- * name, the unit and so on. What a call does is in measure.h; here are the types around it.
+ * What a call does is in measure.h; here are the types around it. They cannot be subclassed: the
+ * interpreter's shortest way into a C method is for instances of exactly the method's type.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -100,40 +100,48 @@ static PyObject *gauge_bind(PyObject *self, PyTypeObject *defining, PyObject *co
     return bind(self, defining, values, count, names, offsetof(module_state, bound_gauge));
 }
 
-static int instrument_init(PyObject *object, PyObject *args, PyObject *keywords)
+static PyObject *instrument_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    Instrument *self = (Instrument *)object;
-    PyObject *owner;
+    PyObject *owner, *described;
     unsigned long long address, record;
     if (keywords && PyDict_GET_SIZE(keywords)) {
-        PyErr_SetString(PyExc_TypeError, "no keyword arguments expected");
-        return -1;
+        PyErr_SetString(PyExc_TypeError, "an instrument takes no keyword arguments");
+        return NULL;
     }
-    if (!PyArg_ParseTuple(args, "OKK", &owner, &address, &record))
-        return -1;
-    if (self->buffer != NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the instrument is initialised already");
-        return -1;
-    }
+    if (!PyArg_ParseTuple(args, "OKKO", &owner, &address, &record, &described))
+        return NULL;
+    Instrument *self = (Instrument *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
     self->owner = Py_NewRef(owner);
     self->buffer = (struct oshm_buffer *)(uintptr_t)address;
     self->record = record;
-    return 0;
+    self->described = Py_NewRef(described);
+    self->name = PyObject_GetAttrString(described, "name");
+    self->unit = self->name ? PyObject_GetAttrString(described, "unit") : NULL;
+    self->description = self->unit ? PyObject_GetAttrString(described, "description") : NULL;
+    self->scope =
+        self->description ? PyObject_GetAttrString(described, "instrumentation_scope") : NULL;
+    if (self->scope == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *instrument_repr(PyObject *object)
+{
+    return PyUnicode_FromFormat("<%s %R>", Py_TYPE(object)->tp_name, ((Instrument *)object)->name);
 }
 
 static int instrument_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(((Instrument *)object)->owner);
-    return 0; /* the table holds str, int, float, bool and None only */
-}
-
-static int instrument_clear(PyObject *object)
-{
     Instrument *self = (Instrument *)object;
-    /* A __del__ may measure after this: to a place that is still mapped, so the owner stays. */
-    table_clear(&self->table);
-    return 0;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->owner);
+    Py_VISIT(self->described);
+    Py_VISIT(self->scope);
+    return 0; /* the rest is str; the table holds str, int, float, bool and None only */
 }
 
 static void instrument_dealloc(PyObject *object)
@@ -144,7 +152,12 @@ static void instrument_dealloc(PyObject *object)
     if (self->weak_references)
         PyObject_ClearWeakRefs(object);
     table_clear(&self->table);
-    Py_CLEAR(self->owner);
+    Py_XDECREF(self->described);
+    Py_XDECREF(self->name);
+    Py_XDECREF(self->unit);
+    Py_XDECREF(self->description);
+    Py_XDECREF(self->scope);
+    Py_XDECREF(self->owner);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -204,6 +217,10 @@ static PyMethodDef bound_gauge_methods[] = {
 
 static PyMemberDef instrument_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Instrument, weak_references), READONLY, NULL},
+    {"name", T_OBJECT_EX, offsetof(Instrument, name), READONLY, "in lower case"},
+    {"unit", T_OBJECT_EX, offsetof(Instrument, unit), READONLY, NULL},
+    {"description", T_OBJECT_EX, offsetof(Instrument, description), READONLY, NULL},
+    {"instrumentation_scope", T_OBJECT_EX, offsetof(Instrument, scope), READONLY, NULL},
     {"_owner", T_OBJECT_EX, offsetof(Instrument, owner), READONLY, NULL},
     {"_record", T_ULONGLONG, offsetof(Instrument, record), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
@@ -214,24 +231,16 @@ static PyMemberDef bound_members[] = {
      READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot instrument_slots[] = {
-    {Py_tp_doc, "What all instruments share: a place in the buffer and a table of attributes."},
-    {Py_tp_init, instrument_init},
-    {Py_tp_traverse, instrument_traverse},
-    {Py_tp_clear, instrument_clear},
-    {Py_tp_dealloc, instrument_dealloc},
-    {Py_tp_members, instrument_members},
-    {0, NULL}};
-static PyType_Spec instrument_spec = {
-    .name = "otel_shm._fast.Instrument",
-    .basicsize = sizeof(Instrument),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .slots = instrument_slots};
-
-/* Adds a type to the module. base is borrowed or NULL. Returns: the type, borrowed. */
-static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyTypeObject *base)
+/* Adds a type to the module. Returns: the type, borrowed, or NULL with an exception. */
+static PyTypeObject *add_type(PyObject *module, const char *name, int size, unsigned int flags,
+                              PyType_Slot *slots)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
+    PyType_Spec spec = {.name = name,
+                        .basicsize = size,
+                        .flags = flags | Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                 Py_TPFLAGS_IMMUTABLETYPE,
+                        .slots = slots};
+    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
     if (type == NULL)
         return NULL;
     int failed = PyModule_AddType(module, (PyTypeObject *)type);
@@ -240,15 +249,17 @@ static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyTypeObject 
 }
 
 static PyTypeObject *add_instrument(PyObject *module, const char *name, const char *doc,
-                                    PyMethodDef *methods, PyTypeObject *base)
+                                    PyMethodDef *methods)
 {
-    PyType_Slot slots[] = {{Py_tp_doc, (void *)(uintptr_t)doc}, {Py_tp_methods, methods}, {0, NULL}};
-    PyType_Spec spec = {.name = name,
-                        .basicsize = sizeof(Instrument),
-                        /* HAVE_GC comes with the base's traverse and clear */
-                        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-                        .slots = slots};
-    return add_type(module, &spec, base);
+    PyType_Slot slots[] = {{Py_tp_doc, (void *)(uintptr_t)doc},
+                           {Py_tp_new, instrument_new},
+                           {Py_tp_repr, instrument_repr},
+                           {Py_tp_traverse, instrument_traverse},
+                           {Py_tp_dealloc, instrument_dealloc},
+                           {Py_tp_methods, methods},
+                           {Py_tp_members, instrument_members},
+                           {0, NULL}};
+    return add_type(module, name, sizeof(Instrument), 0, slots);
 }
 
 static PyTypeObject *add_bound(PyObject *module, const char *name, PyMethodDef *methods)
@@ -259,30 +270,27 @@ static PyTypeObject *add_bound(PyObject *module, const char *name, PyMethodDef *
                            {Py_tp_methods, methods},
                            {Py_tp_members, bound_members},
                            {0, NULL}};
-    PyType_Spec spec = {.name = name,
-                        .basicsize = sizeof(Bound),
-                        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
-                                 Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-                        .slots = slots};
-    return add_type(module, &spec, NULL);
+    return add_type(module, name, sizeof(Bound), Py_TPFLAGS_DISALLOW_INSTANTIATION, slots);
 }
 
 static int module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
-    PyTypeObject *base = add_type(module, &instrument_spec, NULL);
-    if (base == NULL ||
-        !add_instrument(module, "otel_shm._fast.Counter", "Adds non-negative amounts.",
-                        counter_methods, base) ||
-        !add_instrument(module, "otel_shm._fast.UpDownCounter", "Adds amounts of either sign.",
-                        up_down_counter_methods, base) ||
-        !add_instrument(module, "otel_shm._fast.Gauge", "Sets amounts.", gauge_methods, base))
+    if (!add_instrument(module, "otel_shm.Counter",
+                        "Adds non-negative amounts; the sum over all processes is exported.",
+                        counter_methods) ||
+        !add_instrument(module, "otel_shm.UpDownCounter",
+                        "Adds amounts of either sign; the sum over all live processes is exported.",
+                        up_down_counter_methods) ||
+        !add_instrument(module, "otel_shm.Gauge",
+                        "Sets amounts; the last one set by any process is exported.",
+                        gauge_methods))
         return -1;
     state->bound_counter =
-        add_bound(module, "otel_shm._fast.BoundCounter", bound_counter_methods);
+        add_bound(module, "otel_shm.BoundCounter", bound_counter_methods);
     state->bound_up_down_counter =
-        add_bound(module, "otel_shm._fast.BoundUpDownCounter", bound_up_down_counter_methods);
-    state->bound_gauge = add_bound(module, "otel_shm._fast.BoundGauge", bound_gauge_methods);
+        add_bound(module, "otel_shm.BoundUpDownCounter", bound_up_down_counter_methods);
+    state->bound_gauge = add_bound(module, "otel_shm.BoundGauge", bound_gauge_methods);
     if (!state->bound_counter || !state->bound_up_down_counter || !state->bound_gauge)
         return -1;
     Py_INCREF(state->bound_counter);

@@ -106,7 +106,7 @@ enum oshm_fold {
 };
 
 /* Words of a run of slots. A sum adds OSHM_INT and OSHM_FLOAT; a gauge is OSHM_FLOAT once that was
- * ever set, else OSHM_INT. An observable also notes the collection it was observed in. */
+ * ever set, else OSHM_INT. Under OSHM_ONE a run also notes the collection it was observed in. */
 #define OSHM_INT 0
 #define OSHM_FLOAT 1
 #define OSHM_OBSERVED 2

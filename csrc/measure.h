@@ -4,12 +4,12 @@
  *
  * An instrument keeps the address of its attribute-free series and a table for the others. A bound
  * instrument keeps one address. The addresses live as long as the owner, the Python Buffer. What is
- * out of the ordinary is told to a method of the instrument's Python class:
+ * out of the ordinary goes to a method of the instrument's Description (instruments.py):
  *
- *   _amount_not_finite(amount), _amount_negative(amount)   the measurement is ignored
- *   _attributes_cleaned(attributes) -> dict                 odd attributes, made legal
- *   _attribute_dropped(key, error)                          a value OTLP cannot carry
- *   _overflowed(status)                                     the series has no slots of its own
+ *   amount_not_finite(amount), amount_negative(amount)   the measurement is ignored
+ *   clean_attributes(attributes) -> dict                 odd attributes, made legal
+ *   attribute_dropped(key, error)                        a value OTLP cannot carry
+ *   overflowed(status)                                   the series has no slots of its own
  */
 #pragma once
 
@@ -31,6 +31,8 @@
 typedef struct {
     PyObject_HEAD
     PyObject *owner;            /* keeps the mapping alive */
+    PyObject *described;        /* the Description */
+    PyObject *name, *unit, *description, *scope; /* of it, for readers of the attributes */
     struct oshm_buffer *buffer; /* NULL until __init__ */
     unsigned long long record;  /* position of the instrument's record; 0 = it has no place */
     oshm_target plain;          /* the attribute-free series; run is NULL until it is measured */
@@ -71,19 +73,19 @@ static inline void apply_to(const oshm_target *target, const struct amount *amou
 }
 
 /* Reads and judges an amount. Returns: 1 to go on, 0 to ignore it, -1 with an exception. */
-static inline int accept(PyObject *instrument, PyObject *number, struct amount *amount,
+static inline int accept(const Instrument *instrument, PyObject *number, struct amount *amount,
                          enum operation operation)
 {
     const char *refusal;
     if (OSHM_UNLIKELY(amount_read(number, amount) < 0))
         return -1;
     if (OSHM_UNLIKELY(!amount_finite(amount)))
-        refusal = "_amount_not_finite";
+        refusal = "amount_not_finite";
     else if (operation == ADD_MONOTONIC && OSHM_UNLIKELY(amount_negative(amount)))
-        refusal = "_amount_negative";
+        refusal = "amount_negative";
     else
         return 1;
-    PyObject *told = PyObject_CallMethod(instrument, refusal, "O", number);
+    PyObject *told = PyObject_CallMethod(instrument->described, refusal, "O", number);
     Py_XDECREF(told);
     return told ? 0 : -1;
 }
@@ -93,12 +95,8 @@ static inline int accept(PyObject *instrument, PyObject *number, struct amount *
 static int claim(Instrument *self, PyObject *clean, bool measured, oshm_target *target)
 {
     struct bytes key;
-    if (self->buffer == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the instrument was not initialised");
-        return -1;
-    }
     bytes_init(&key);
-    if (clean && put_mapping(&key, clean, (PyObject *)self) < 0) {
+    if (clean && put_mapping(&key, clean, self->described) < 0) {
         bytes_free(&key);
         return -1;
     }
@@ -114,7 +112,7 @@ static int claim(Instrument *self, PyObject *clean, bool measured, oshm_target *
     }
     if (status == OSHM_OK)
         return 0;
-    PyObject *told = PyObject_CallMethod((PyObject *)self, "_overflowed", "i", status);
+    PyObject *told = PyObject_CallMethod(self->described, "overflowed", "i", status);
     Py_XDECREF(told);
     return told ? 0 : -1;
 }
@@ -130,11 +128,11 @@ static int resolve_slowly(Instrument *self, PyObject *attributes, bool measured,
             return -1;
         if (clean == NULL || !attributes_read(clean, &set)) {
             Py_XDECREF(clean);
-            clean = PyObject_CallMethod((PyObject *)self, "_attributes_cleaned", "O", attributes);
+            clean = PyObject_CallMethod(self->described, "clean_attributes", "O", attributes);
             if (clean == NULL)
                 return -1;
             if (!PyDict_CheckExact(clean)) {
-                PyErr_SetString(PyExc_TypeError, "_attributes_cleaned must return a dict");
+                PyErr_SetString(PyExc_TypeError, "clean_attributes must return a dict");
                 Py_DECREF(clean);
                 return -1;
             }
@@ -148,28 +146,30 @@ static int resolve_slowly(Instrument *self, PyObject *attributes, bool measured,
     return result;
 }
 
-/* Where the series of the attributes adds. Returns: 0, or -1 with an exception. */
-static inline int resolve(Instrument *self, PyObject *attributes, oshm_target *target)
+/* Measures if the series is known: the usual way, without an allocation or a claim.
+ * Returns: whether it did. */
+static inline bool measure_known(Instrument *self, PyObject *attributes,
+                                 const struct amount *amount, enum operation operation)
 {
+    const oshm_target *target = NULL;
     if (attributes == NULL || attributes == Py_None) {
-        if (OSHM_LIKELY(self->plain.run != NULL)) {
-            *target = self->plain;
-            return 0;
-        }
-    } else if (OSHM_LIKELY(PyDict_CheckExact(attributes))) {
-        const oshm_target *known = NULL;
-        BEGIN_EXCLUSIVE(attributes, (PyObject *)self)
-        struct attributes set;
-        if (attributes_read(attributes, &set))
-            known = set.count ? table_find(&self->table, &set)
-                              : (self->plain.run ? &self->plain : NULL);
-        if (known)
-            *target = *known;
-        END_EXCLUSIVE()
-        if (OSHM_LIKELY(known != NULL))
-            return 0;
+        if (OSHM_UNLIKELY(self->plain.run == NULL))
+            return false;
+        apply_to(&self->plain, amount, operation);
+        return true;
     }
-    return resolve_slowly(self, attributes, true, target);
+    if (OSHM_UNLIKELY(!PyDict_CheckExact(attributes)))
+        return false;
+    BEGIN_EXCLUSIVE(attributes, (PyObject *)self)
+    struct attributes set;
+    if (attributes_read(attributes, &set))
+        target = set.count                ? table_find(&self->table, &set)
+                 : self->plain.run != NULL ? &self->plain
+                                           : NULL;
+    if (OSHM_LIKELY(target != NULL))
+        apply_to(target, amount, operation);
+    END_EXCLUSIVE()
+    return target != NULL;
 }
 
 /* Reads (amount, attributes=None, context=None), positional or keyword; with first_only a bound
@@ -216,25 +216,29 @@ static int read_arguments(const char *method, bool first_only, PyObject *const *
 static inline PyObject *measure(Instrument *self, PyObject *const *values, Py_ssize_t count,
                                 PyObject *names, enum operation operation)
 {
-    PyObject *arguments[3] = {NULL, NULL, NULL};
+    PyObject *number, *attributes;
     struct amount amount;
-    oshm_target target;
     if (OSHM_LIKELY(names == NULL && (count == 1 || count == 2))) {
-        arguments[0] = values[0];
-        arguments[1] = count == 2 ? values[1] : NULL;
-    } else if (read_arguments(operation == SET ? "set" : "add", false, values, count, names,
-                              arguments) < 0) {
-        return NULL;
-    }
-    int accepted = accept((PyObject *)self, arguments[0], &amount, operation);
-    if (OSHM_UNLIKELY(accepted <= 0)) {
-        if (accepted < 0)
+        number = values[0];
+        attributes = count == 2 ? values[1] : NULL;
+    } else {
+        PyObject *arguments[3] = {NULL, NULL, NULL};
+        if (read_arguments(operation == SET ? "set" : "add", false, values, count, names,
+                           arguments) < 0)
             return NULL;
-        Py_RETURN_NONE;
+        number = arguments[0];
+        attributes = arguments[1];
     }
-    if (OSHM_UNLIKELY(resolve(self, arguments[1], &target) < 0))
+    int accepted = accept(self, number, &amount, operation);
+    if (OSHM_UNLIKELY(accepted < 0))
         return NULL;
-    apply_to(&target, &amount, operation);
+    if (OSHM_LIKELY(accepted) &&
+        OSHM_UNLIKELY(!measure_known(self, attributes, &amount, operation))) {
+        oshm_target target;
+        if (resolve_slowly(self, attributes, true, &target) < 0)
+            return NULL;
+        apply_to(&target, &amount, operation);
+    }
     Py_RETURN_NONE;
 }
 
@@ -250,22 +254,25 @@ static void measure_first(Bound *self, const struct amount *amount, enum operati
 static inline PyObject *measure_bound(Bound *self, PyObject *const *values, Py_ssize_t count,
                                       PyObject *names, enum operation operation)
 {
-    PyObject *arguments[3] = {NULL, NULL, NULL};
+    PyObject *number;
     struct amount amount;
-    if (OSHM_LIKELY(names == NULL && count == 1))
-        arguments[0] = values[0];
-    else if (read_arguments(operation == SET ? "set" : "add", true, values, count, names,
-                            arguments) < 0)
-        return NULL;
-    int accepted = accept((PyObject *)self->instrument, arguments[0], &amount, operation);
-    if (OSHM_UNLIKELY(accepted <= 0)) {
-        if (accepted < 0)
+    if (OSHM_LIKELY(names == NULL && count == 1)) {
+        number = values[0];
+    } else {
+        PyObject *arguments[3] = {NULL, NULL, NULL};
+        if (read_arguments(operation == SET ? "set" : "add", true, values, count, names,
+                           arguments) < 0)
             return NULL;
-        Py_RETURN_NONE;
+        number = arguments[0];
     }
-    if (OSHM_LIKELY(self->run != NULL))
-        apply(self->run, &amount, operation);
-    else
-        measure_first(self, &amount, operation);
+    int accepted = accept(self->instrument, number, &amount, operation);
+    if (OSHM_UNLIKELY(accepted < 0))
+        return NULL;
+    if (OSHM_LIKELY(accepted)) {
+        if (OSHM_LIKELY(self->run != NULL))
+            apply(self->run, &amount, operation);
+        else
+            measure_first(self, &amount, operation);
+    }
     Py_RETURN_NONE;
 }

@@ -33,9 +33,12 @@ int oshm_record_get(const struct oshm_buffer *buffer, uint64_t position, oshm_re
         fixed->key_bytes > fixed->bytes - sizeof *fixed ||
         !oshm_pages_ready(buffer, buffer->at.records + position, fixed->bytes))
         return OSHM_DAMAGED;
-    if (fixed->type == OSHM_SERIES &&
-        (fixed->slots < (fixed->kind == OSHM_OBSERVABLE_GAUGE ? 3 : 2) ||
-         fixed->first_slot > buffer->at.slots - fixed->slots))
+    if ((fixed->type == OSHM_SERIES || fixed->type == OSHM_INSTRUMENT) &&
+        (fixed->kind < OSHM_COUNTER || fixed->kind > OSHM_OBSERVABLE_GAUGE ||
+         fixed->fold < OSHM_SUM || fixed->fold > OSHM_ONE))
+        return OSHM_DAMAGED;
+    if (fixed->type == OSHM_SERIES && (fixed->slots < oshm_run_slots(fixed->fold) ||
+                                       fixed->first_slot > buffer->at.slots - fixed->slots))
         return OSHM_DAMAGED;
     *key = (const uint8_t *)there + sizeof *fixed;
     return OSHM_OK;

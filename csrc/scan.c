@@ -19,7 +19,7 @@ struct known {
 
 struct oshm_scanner {
     struct oshm_buffer *buffer;
-    uint64_t *seen; /* the index cells as of the last scan */
+    uint64_t *seen; /* the index cells that were taken up, 0 where none */
     unsigned char *live;
     struct known *known;
     oshm_row *rows;
@@ -105,8 +105,8 @@ static bool find_new(struct oshm_scanner *scanner)
         }
         /* acquire: pairs with the publishing CAS, so the record is complete */
         uint64_t cell = atomic_load_explicit(&buffer->index[i], memory_order_acquire);
-        if (cell == scanner->seen[i])
-            continue;
+        if (cell == 0 || scanner->seen[i] != 0)
+            continue; /* a cell is written once: if it changes again, that is no news to us */
         oshm_record record;
         const uint8_t *key;
         uint64_t position = cell & OSHM_CELL_POSITION;

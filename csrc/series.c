@@ -55,7 +55,7 @@ static struct oshm_key series_key(uint64_t instrument, const oshm_record *record
                              .bytes = attributes,
                              .length = bytes,
                              .fold = record->fold,
-                             .slots = record->kind == OSHM_OBSERVABLE_GAUGE ? 3 : 2};
+                             .slots = oshm_run_slots(record->fold)};
 }
 
 int oshm_instrument_claim(struct oshm_buffer *buffer, uint64_t scope, uint8_t kind, uint8_t fold,

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OpenTelemetry MeterProvider whose values live in one shared-memory slot buffer.
 
-    counter.add(1, {"route": "/"})
-      └ attributes → slot?  process-local table, in C ── hit ─────────┐
-                            └ miss: claim in the buffer, once a series ┤
-                                                                       ▼
-                                               one atomic operation in this process's lane
+counter.add(1, {"route": "/"})
+  └ attributes → slot?  process-local table, in C ── hit ─────────┐
+                        └ miss: claim in the buffer, once a series ┤
+                                                                   ▼
+                                           one atomic operation in this process's lane
 
-    reader.collect()        in the collector process
-      └ scan: new records, fold lanes → rows → MetricsData → any SDK reader and exporter
+reader.collect()        in the collector process
+  └ scan: new records, fold lanes → rows → MetricsData → any SDK reader and exporter
 """
 
 from otel_shm.buffer import Buffer, BufferStatistics

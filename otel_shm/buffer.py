@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from otel_shm._core import ffi, lib
 from otel_shm.errors import (
@@ -121,16 +121,15 @@ class BufferStatistics:
 class Series:
     """Where one series adds: its run of slots. For callers that are not the C types."""
 
-    __slots__ = ("_buffer", "_target")
+    __slots__ = ("_buffer", "_refused", "_run", "_target", "record")
 
     def __init__(self, buffer: Buffer, target: Any) -> None:
         self._buffer = buffer  # keeps the mapping alive
         self._target = target
-
-    @property
-    def record(self) -> int:
-        """Position of the series' record; 0 if the buffer had no room for anything."""
-        return int(self._target.series)
+        self._run = target.run
+        self._refused = target.refused or None
+        #: Position of the series' record; 0 if the buffer had no room for anything.
+        self.record: int = target.series
 
     def start(self) -> None:
         """Notes the first measurement; further calls change nothing."""
@@ -139,27 +138,25 @@ class Series:
     def add(self, amount: int | float) -> None:
         """Adds to a sum."""
         if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
-            lib.oshm_add_int(self._target.run, amount)
+            lib.oshm_add_int(self._run, amount)
         else:
-            lib.oshm_add_float(self._target.run, amount)
-        self._count_refused()
+            lib.oshm_add_float(self._run, amount)
+        if self._refused is not None:
+            lib.oshm_count(self._refused)
 
     def set(self, amount: int | float) -> None:
         """Sets a gauge."""
         if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
-            lib.oshm_set_int(self._target.run, amount)
+            lib.oshm_set_int(self._run, amount)
         else:
-            lib.oshm_set_float(self._target.run, amount)
-        self._count_refused()
+            lib.oshm_set_float(self._run, amount)
+        if self._refused is not None:
+            lib.oshm_count(self._refused)
 
     def observe(self, amount: int | float, collection: int) -> None:
         """Sets an observable's value as seen in one collection."""
         self.set(amount)
-        lib.oshm_observed(self._target.run, collection)
-
-    def _count_refused(self) -> None:
-        if self._target.refused:
-            lib.oshm_count(self._target.refused)
+        lib.oshm_observed(self._run, collection)
 
 
 class Scanner:
@@ -204,7 +201,9 @@ class Buffer:
         BufferSizeError: a size is out of range.
     """
 
-    _open: weakref.WeakValueDictionary[tuple[int, int], Buffer] = weakref.WeakValueDictionary()
+    _open: ClassVar[weakref.WeakValueDictionary[tuple[int, int], Buffer]] = (
+        weakref.WeakValueDictionary()
+    )
     _open_lock = threading.RLock()
 
     def __new__(
@@ -222,7 +221,8 @@ class Buffer:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
         with cls._open_lock:
             # One descriptor a process and file: closing a second one would drop the first's locks.
-            known = cls._open.get(cls._identity(name))
+            identity = cls._identity(name)
+            known = cls._open.get(identity) if identity else None
             if known is not None:
                 return known
             while True:
@@ -236,7 +236,9 @@ class Buffer:
                     break
                 except FileExistsError:
                     pass  # another process was first: attach to its file
-            cls._open[cls._identity(name)] = buffer
+            identity = cls._identity(name)
+            if identity:  # else it was unlinked meanwhile, and cannot be opened again
+                cls._open[identity] = buffer
             return buffer
 
     @classmethod
@@ -248,9 +250,9 @@ class Buffer:
         status = function(ffi.NULL if path is None else os.fsencode(path), *sizes, out)
         if status == lib.OSHM_ERROR_EXISTS:
             raise FileExistsError(path)
-        if status == lib.OSHM_ERROR_SYSTEM and ffi.errno == errno.ENOENT:
-            if function is lib.oshm_buffer_attach:
-                raise FileNotFoundError(path)
+        missing = status == lib.OSHM_ERROR_SYSTEM and ffi.errno == errno.ENOENT
+        if missing and function is lib.oshm_buffer_attach:
+            raise FileNotFoundError(path)
         if status != lib.OSHM_OK:
             raise _fail(status, path)
         buffer = super().__new__(cls)
@@ -263,11 +265,11 @@ class Buffer:
     path: str | None
 
     @staticmethod
-    def _identity(path: str) -> tuple[int, int]:
+    def _identity(path: str) -> tuple[int, int] | None:
         try:
             info = os.lstat(path)
         except OSError:
-            return (-1, -1)
+            return None
         return (info.st_dev, info.st_ino)
 
     @property
@@ -317,9 +319,7 @@ class Buffer:
     def claim_series(self, instrument: int, key: bytes, *, measured: bool) -> tuple[Series, int]:
         """Where the series of encoded attributes adds, and 0 or why it has no slots of its own."""
         target = ffi.new("oshm_target *")
-        status = lib.oshm_series_claim(
-            self._handle, instrument, key, len(key), measured, target
-        )
+        status = lib.oshm_series_claim(self._handle, instrument, key, len(key), measured, target)
         return Series(self, target), int(status)
 
     def record_key(self, position: int) -> bytes:

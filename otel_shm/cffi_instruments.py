@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer, Series
+
+if TYPE_CHECKING:
+    from otel_shm.instruments import Description
 
 _TABLE_ENTRIES = 8192  # as in csrc/attribute_table.h: a full table is emptied
 _SIMPLE = frozenset({str, int, bool, float, type(None)})
@@ -30,52 +33,66 @@ def _set_key(attributes: dict[str, Any]) -> frozenset[Any] | None:
 class Instrument:
     """What all instruments share: a place in the buffer and a table of attributes."""
 
-    __slots__ = ("__weakref__", "_owner", "_record", "_targets")
+    __slots__ = (
+        "__weakref__",
+        "_described",
+        "_owner",
+        "_record",
+        "_targets",
+        "description",
+        "instrumentation_scope",
+        "name",
+        "unit",
+    )
     _monotonic = False
 
-    def __init__(self, owner: Buffer, _address: int, record: int) -> None:
+    def __init__(
+        self, owner: Buffer, _address: int, record: int, described: Description, /
+    ) -> None:
         self._owner = owner
         self._record = record
+        self._described = described
+        self.name = described.name
+        self.unit = described.unit
+        self.description = described.description
+        self.instrumentation_scope = described.instrumentation_scope
         self._targets: dict[frozenset[Any], Series] = {}
 
     def _resolve(self, attributes: Any, *, measured: bool) -> Series:
         """Where the series of the attributes adds."""
-        key = frozenset() if attributes is None else None
-        if type(attributes) is dict:
-            key = _set_key(attributes)
+        simple = {} if attributes is None else attributes
+        key = _set_key(simple) if type(simple) is dict else None
         if measured and key is not None:
             known = self._targets.get(key)
             if known is not None:
                 return known
-        if not attributes:
-            clean = {}
-            if attributes is not None and key is None:
-                clean = self._attributes_cleaned(attributes)  # type: ignore[attr-defined]
-        elif key is None:
-            clean = self._attributes_cleaned(attributes)  # type: ignore[attr-defined]
-        else:
-            clean = dict(attributes)
-        encoded = encode_attributes(clean, self._attribute_dropped)  # type: ignore[attr-defined]
+        clean = self._described.clean_attributes(simple) if key is None else dict(simple)
+        encoded = encode_attributes(clean, self._described.attribute_dropped)
         series, status = self._owner.claim_series(self._record, encoded, measured=measured)
         if measured and key is not None:
             if len(self._targets) >= _TABLE_ENTRIES:
                 self._targets.clear()
             self._targets[key] = series
         if status != 0:
-            self._overflowed(status)  # type: ignore[attr-defined]
+            self._described.overflowed(status)
         return series
 
     def _accept(self, amount: Any) -> Any:
         """The amount as int or float, or None: it is ignored. Raises as the SDK does."""
-        if not math.isfinite(amount):
-            self._amount_not_finite(amount)  # type: ignore[attr-defined]
+        if type(amount) is int and abs(amount) < 2**63:
+            pass
+        elif not math.isfinite(amount):
+            self._described.amount_not_finite(amount)
             return None
-        if not isinstance(amount, float):
+        elif not isinstance(amount, float):
             amount = operator.index(amount) if hasattr(amount, "__index__") else float(amount)
         if self._monotonic and amount < 0:
-            self._amount_negative(amount)  # type: ignore[attr-defined]
+            self._described.amount_negative(amount)
             return None
         return amount
+
+    def __repr__(self) -> str:
+        return f"<otel_shm.{type(self).__name__} {self.name!r}>"
 
 
 class _Adding(Instrument):
@@ -128,11 +145,18 @@ class Gauge(Instrument):
 class _Bound:
     """An instrument with its attributes resolved."""
 
-    __slots__ = ("_target", "instrument")
+    __slots__ = ("_started", "_target", "instrument")
 
     def __init__(self, instrument: Instrument, attributes: Any) -> None:
         self.instrument = instrument
         self._target = instrument._resolve(attributes, measured=False)
+        self._started = False
+
+    def _start(self) -> Series:
+        if not self._started:
+            self._target.start()
+            self._started = True
+        return self._target
 
     @property
     def _series(self) -> int:
@@ -146,8 +170,7 @@ class _BoundAdding(_Bound):
         """Adds amount to the bound series."""
         accepted = self.instrument._accept(amount)
         if accepted is not None:
-            self._target.start()
-            self._target.add(accepted)
+            self._start().add(accepted)
 
 
 class BoundCounter(_BoundAdding):
@@ -171,5 +194,4 @@ class BoundGauge(_Bound):
         """Sets the bound series to amount."""
         accepted = self.instrument._accept(amount)
         if accepted is not None:
-            self._target.start()
-            self._target.set(accepted)
+            self._start().set(accepted)

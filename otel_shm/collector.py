@@ -181,7 +181,9 @@ class Collector:
                 ResourceMetrics(
                     resource=self._resource,
                     scope_metrics=[
-                        ScopeMetrics(scope=scope, metrics=metrics, schema_url=scope.schema_url or "")
+                        ScopeMetrics(
+                            scope=scope, metrics=metrics, schema_url=scope.schema_url or ""
+                        )
                         for scope, metrics in scopes.items()
                     ],
                     schema_url=self._resource.schema_url,

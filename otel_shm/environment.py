@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings from the environment: which buffer, and a whole provider for `OTEL_PYTHON_METER_PROVIDER`.
 
-    OTEL_SHM_PATH           the buffer's file; unset: an anonymous buffer
-    OTEL_SHM_SERIES         sizes of a new buffer, see otel_shm.Buffer
-    OTEL_SHM_LANES
-    OTEL_SHM_RECORD_BYTES
-    OTEL_SHM_BACKEND        fast or cffi (read in otel_shm.instruments)
+OTEL_SHM_PATH           the buffer's file; unset: an anonymous buffer
+OTEL_SHM_SERIES         sizes of a new buffer, see otel_shm.Buffer
+OTEL_SHM_LANES
+OTEL_SHM_RECORD_BYTES
+OTEL_SHM_BACKEND        fast or cffi (read in otel_shm.instruments)
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.util._importlib_metadata import entry_points
 
-from otel_shm.buffer import Buffer
 from otel_shm.errors import BufferSizeError, OtelShmError
 
 if TYPE_CHECKING:
     from otel_shm.provider import MeterProvider
 
 OTEL_SHM_PATH = "OTEL_SHM_PATH"
-_SIZES = {"series": "OTEL_SHM_SERIES", "lanes": "OTEL_SHM_LANES", "record_bytes": "OTEL_SHM_RECORD_BYTES"}
+_SIZES = {
+    "series": "OTEL_SHM_SERIES",
+    "lanes": "OTEL_SHM_LANES",
+    "record_bytes": "OTEL_SHM_RECORD_BYTES",
+}
 _PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
@@ -110,4 +113,6 @@ def _reader(name: str) -> MetricReader:
         return made
     if isinstance(made, MetricExporter):
         return PeriodicExportingMetricReader(made)
-    raise OtelShmError(f"{OTEL_METRICS_EXPORTER}: {name!r} is neither a MetricExporter nor a MetricReader")
+    raise OtelShmError(
+        f"{OTEL_METRICS_EXPORTER}: {name!r} is neither a MetricExporter nor a MetricReader"
+    )

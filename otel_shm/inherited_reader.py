@@ -33,10 +33,11 @@ def _renew_grpc(exporter: Any) -> None:
 
 
 def _renew_http(exporter: Any) -> None:
-    client = getattr(exporter, "_client", None)  # since 1.45; before, the session was the exporter's
+    client = getattr(
+        exporter, "_client", None
+    )  # since 1.45; before, the session was the exporter's
     session = getattr(getattr(client, "_transport", exporter), "_session", None)
-    adapters = getattr(session, "adapters", None)
-    if isinstance(adapters, dict) or hasattr(adapters, "items"):
-        for prefix, adapter in list(adapters.items()):
-            # Copying makes a new connection pool with the same settings.
-            adapters[prefix] = copy.copy(adapter)
+    adapters: Any = getattr(session, "adapters", {})
+    for prefix, adapter in list(adapters.items()):
+        # Copying makes a new connection pool with the same settings.
+        adapters[prefix] = copy.copy(adapter)

@@ -33,7 +33,9 @@ class _Labelled:
 
     __slots__ = ("_attributes", "_bound", "_create")
 
-    def __init__(self, create: Callable[[metrics.Meter], Any], attributes: dict[str, Label]) -> None:
+    def __init__(
+        self, create: Callable[[metrics.Meter], Any], attributes: dict[str, Label]
+    ) -> None:
         self._create = create
         self._attributes = attributes
         self._bound: Any = None
@@ -196,15 +198,13 @@ def _check_label(metric: str, key: str, value: object) -> None:
         )
 
 
-_F = TypeVar("_F", CounterFamily, GaugeFamily, FloatGaugeFamily)
+_F = TypeVar("_F", bound=_Family[Any])
 
 
 class Schema(Generic[_F]):
     """Collects what a metric is made of; `build` makes it."""
 
-    def __init__(
-        self, name: str, family: type[_F], create: Callable[[metrics.Meter], Any]
-    ) -> None:
+    def __init__(self, name: str, family: type[_F], create: Callable[[metrics.Meter], Any]) -> None:
         self._name = name
         self._family = family
         self._create = create
@@ -240,9 +240,7 @@ class Schema(Generic[_F]):
 
     def build(self) -> _F:
         """The metric. Later changes of the schema do not touch it."""
-        return self._family(
-            self._name, self._create, dict(self._static), frozenset(self._dynamic)
-        )
+        return self._family(self._name, self._create, dict(self._static), frozenset(self._dynamic))
 
 
 def counter_schema(name: str, unit: str = "", description: str = "") -> Schema[CounterFamily]:
@@ -255,6 +253,8 @@ def gauge_schema(name: str, unit: str = "", description: str = "") -> Schema[Gau
     return Schema(name, GaugeFamily, lambda meter: meter.create_gauge(name, unit, description))
 
 
-def gauge_schema_float(name: str, unit: str = "", description: str = "") -> Schema[FloatGaugeFamily]:
+def gauge_schema_float(
+    name: str, unit: str = "", description: str = ""
+) -> Schema[FloatGaugeFamily]:
     """Begins a gauge of floats."""
     return Schema(name, FloatGaugeFamily, lambda meter: meter.create_gauge(name, unit, description))

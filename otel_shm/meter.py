@@ -16,7 +16,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from otel_shm import buffer as rules
 from otel_shm.buffer import Buffer
 from otel_shm.errors import BufferFullError
-from otel_shm.instruments import Counter, Gauge, UpDownCounter
+from otel_shm.instruments import Counter, Description, Gauge, UpDownCounter
 from otel_shm.metadata import InstrumentIdentity, instrument_key, scope_key
 from otel_shm.observable import ObservableGauge
 
@@ -26,19 +26,26 @@ _logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-zA-Z][-_./a-zA-Z0-9]{0,254}")
 _UNIT = re.compile(r"[\x00-\x7F]{0,63}")
 
+_NAMES = {
+    rules.COUNTER: "Counter",
+    rules.UP_DOWN_COUNTER: "UpDownCounter",
+    rules.GAUGE: "Gauge",
+    rules.OBSERVABLE_GAUGE: "ObservableGauge",
+}
+
 _Instrument = TypeVar("_Instrument", Counter, UpDownCounter, Gauge, ObservableGauge)
 
 
 def _identity(name: str, unit: str | None, description: str | None) -> InstrumentIdentity:
     """The checked identity of an instrument, its name in lower case as the SDK has it."""
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise Exception(  # noqa: TRY002  # the SDK's type and text
+        raise Exception(  # the SDK's type and text
             f"Expected ASCII string of maximum length 255 characters but got {name}"
         )
     if unit is None:
         unit = ""
     if not isinstance(unit, str) or _UNIT.fullmatch(unit) is None:
-        raise Exception(  # noqa: TRY002  # the SDK's type and text
+        raise Exception(  # the SDK's type and text
             f"Expected ASCII string of maximum length 63 characters but got {unit}"
         )
     return InstrumentIdentity(name.lower(), unit, description or "")
@@ -74,9 +81,9 @@ class Meter(ApiMeter):
         kind: int,
         fold: int,
         identity: InstrumentIdentity,
-        make: Callable[[int], _Instrument],
+        make: Callable[[int, Description], _Instrument],
     ) -> _Instrument:
-        """The instrument of an identity; make(record) builds it the first time."""
+        """The instrument of an identity; make(record, described) builds it the first time."""
         with self._lock:
             known: _Instrument | None = self._instruments.get((kind, identity))
             if known is not None:
@@ -91,7 +98,7 @@ class Meter(ApiMeter):
                     _logger.warning(
                         "Instrument %s: its measurements are dropped: %s", identity.name, error
                     )
-            instrument = make(record)
+            instrument = make(record, Description(_NAMES[kind], identity, self._scope))
             self._instruments[kind, identity] = instrument
             return instrument
 
@@ -99,7 +106,7 @@ class Meter(ApiMeter):
         """In a forked child: another thread may have held the lock in the parent."""
         self._lock = threading.RLock()
 
-    def create_counter(self, name: str, unit: str = "", description: str = "") -> Counter:  # type: ignore[override]  # a virtual subclass
+    def create_counter(self, name: str, unit: str = "", description: str = "") -> Counter:
         """Makes a Counter: non-negative amounts, summed over all processes, dead ones included.
 
         Raises:
@@ -110,10 +117,12 @@ class Meter(ApiMeter):
             rules.COUNTER,
             rules.SUM,
             identity,
-            lambda record: Counter(self._buffer, record, identity, self._scope),
+            lambda record, described: Counter(
+                self._buffer, self._buffer.address, record, described
+            ),
         )
 
-    def create_up_down_counter(  # type: ignore[override]  # a virtual subclass
+    def create_up_down_counter(
         self, name: str, unit: str = "", description: str = ""
     ) -> UpDownCounter:
         """Makes an UpDownCounter: amounts of either sign, summed over the live processes.
@@ -126,10 +135,12 @@ class Meter(ApiMeter):
             rules.UP_DOWN_COUNTER,
             rules.LIVE_SUM,
             identity,
-            lambda record: UpDownCounter(self._buffer, record, identity, self._scope),
+            lambda record, described: UpDownCounter(
+                self._buffer, self._buffer.address, record, described
+            ),
         )
 
-    def create_gauge(self, name: str, unit: str = "", description: str = "") -> Gauge:  # type: ignore[override]  # a virtual subclass
+    def create_gauge(self, name: str, unit: str = "", description: str = "") -> Gauge:
         """Makes a Gauge: the last amount that any process set.
 
         Raises:
@@ -140,10 +151,10 @@ class Meter(ApiMeter):
             rules.GAUGE,
             rules.LAST,
             identity,
-            lambda record: Gauge(self._buffer, record, identity, self._scope),
+            lambda record, described: Gauge(self._buffer, self._buffer.address, record, described),
         )
 
-    def create_observable_gauge(  # type: ignore[override]  # a virtual subclass
+    def create_observable_gauge(
         self,
         name: str,
         callbacks: Sequence[CallbackT] | None = None,
@@ -157,8 +168,8 @@ class Meter(ApiMeter):
         """
         identity = _identity(name, unit, description)
 
-        def make(record: int) -> ObservableGauge:
-            instrument = ObservableGauge(self._buffer, record, identity, self._scope, callbacks)
+        def make(record: int, described: Description) -> ObservableGauge:
+            instrument = ObservableGauge(self._buffer, record, described, callbacks)
             self._register_observable(instrument)
             return instrument
 

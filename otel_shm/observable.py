@@ -12,12 +12,10 @@ from typing import Any
 from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, CallbackT, Observation
 from opentelemetry.sdk import metrics as sdk
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer
-from otel_shm.instruments import _FIELDS, _Described
-from otel_shm.metadata import InstrumentIdentity
+from otel_shm.instruments import Description
 
 _sdk_logger = logging.getLogger("opentelemetry.sdk.metrics._internal.instrument")
 
@@ -38,31 +36,28 @@ def _as_function(callback: CallbackT) -> Callable[[CallbackOptions], Iterable[Ob
     return send
 
 
-class _Place:
-    """An asynchronous instrument's place in the buffer."""
-
-    __slots__ = ("__weakref__", "_owner", "_record")
-
-    def __init__(self, owner: Buffer, _address: int, record: int) -> None:
-        self._owner = owner
-        self._record = record
-
-
-class ObservableGauge(_Described, _Place):
+class ObservableGauge(api.ObservableGauge):
     """Asks its callbacks for values when metrics are collected."""
-
-    __slots__ = (*_FIELDS, "_callbacks")
 
     def __init__(
         self,
         buffer: Buffer,
         record: int,
-        identity: InstrumentIdentity,
-        scope: InstrumentationScope,
+        described: Description,
         callbacks: Sequence[CallbackT] | None = None,
     ) -> None:
-        super().__init__(buffer, record, identity, scope)
+        super().__init__(described.name, None, described.unit, described.description)
+        self._buffer = buffer
+        self._record = record
+        self._described = described
         self._callbacks = [_as_function(callback) for callback in callbacks or ()]
+        self.name = described.name
+        self.unit = described.unit
+        self.description = described.description
+        self.instrumentation_scope = described.instrumentation_scope
+
+    def __repr__(self) -> str:
+        return f"<otel_shm.{type(self).__name__} {self.name!r}>"
 
     def observe(self, options: CallbackOptions, collection: int) -> None:
         """Runs the callbacks and publishes what they observe, stamped with the collection.
@@ -88,14 +83,13 @@ class ObservableGauge(_Described, _Place):
         if not isinstance(value, float):
             value = operator.index(value) if hasattr(value, "__index__") else float(value)
         attributes = observation.attributes
-        clean = {} if attributes is None else self._attributes_cleaned(attributes)
-        series, status = self._owner.claim_series(
-            self._record, encode_attributes(clean, self._attribute_dropped), measured=True
+        clean = {} if attributes is None else self._described.clean_attributes(attributes)
+        series, status = self._buffer.claim_series(
+            self._record, encode_attributes(clean, self._described.attribute_dropped), measured=True
         )
         series.observe(value, collection)
         if status != 0:
-            self._overflowed(status)
+            self._described.overflowed(status)
 
 
-api.ObservableGauge.register(ObservableGauge)
-sdk.ObservableGauge.register(ObservableGauge)
+sdk.ObservableGauge.register(ObservableGauge)  # Views match by it

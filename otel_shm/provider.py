@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, ClassVar
 
 from opentelemetry import metrics as api
 from opentelemetry.sdk import metrics as sdk
@@ -23,11 +23,12 @@ from opentelemetry.util.types import Attributes
 
 from otel_shm.buffer import Buffer
 from otel_shm.collector import Collector
+from otel_shm.disabled import DisabledMeter
 from otel_shm.environment import buffer_options
 from otel_shm.errors import BufferFullError
 from otel_shm.instruments import Counter, Gauge, UpDownCounter
-from otel_shm.meter import Meter
 from otel_shm.metadata import resource_from_key, resource_key, service_resource
+from otel_shm.meter import Meter
 from otel_shm.observable import ObservableGauge
 
 _logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class MeterProvider(api.MeterProvider):
         Exception: a reader is registered with another provider already.
     """
 
-    _registered: weakref.WeakSet[MetricReader] = weakref.WeakSet()
+    _registered: ClassVar[weakref.WeakSet[MetricReader]] = weakref.WeakSet()
     _registered_lock = threading.Lock()
 
     def __init__(
@@ -112,7 +113,9 @@ class MeterProvider(api.MeterProvider):
         try:
             key = self.buffer.claim_resource(resource_key(offered))
         except BufferFullError as error:
-            _logger.warning("The buffer has no room for the resource, so each process's own is sent: %s", error)
+            _logger.warning(
+                "The buffer has no room for the resource, so each process's own is sent: %s", error
+            )
             return offered
         return resource_from_key(key) if self.buffer.path else resource
 
@@ -121,7 +124,7 @@ class MeterProvider(api.MeterProvider):
             # The SDK's own register too: a reader has one provider, of whatever class.
             stock = getattr(sdk.MeterProvider, "_all_metric_readers", ())
             if reader in MeterProvider._registered or reader in stock:
-                raise Exception(  # noqa: TRY002  # the SDK's type and text
+                raise Exception(  # the SDK's type and text
                     f"MetricReader {reader} has been registered already in other "
                     "MeterProvider instance"
                 )
@@ -129,7 +132,8 @@ class MeterProvider(api.MeterProvider):
             if hasattr(stock, "add"):
                 stock.add(reader)
         self._readers.append(reader)
-        reader._set_collect_callback(self._collector.collect)
+        # The SDK's own annotation of the callback is not what it calls.
+        reader._set_collect_callback(self._collector.collect)  # type: ignore[arg-type]
 
     def get_meter(
         self,
@@ -137,19 +141,20 @@ class MeterProvider(api.MeterProvider):
         version: str | None = None,
         schema_url: str | None = None,
         attributes: Attributes = None,
-    ) -> api.Meter:
+    ) -> Meter | DisabledMeter:
         """The Meter of a scope; the same object for the same scope.
 
-        A disabled SDK, an empty name and a provider that was shut down give a NoOpMeter.
+        A disabled SDK, an empty name and a provider that was shut down give a meter that
+        measures nothing.
         """
         if self._disabled:
-            return api.NoOpMeter(name, version=version, schema_url=schema_url)
+            return DisabledMeter(name, version=version, schema_url=schema_url)
         if self._is_shut_down:
             _sdk_logger.warning("A shutdown `MeterProvider` can not provide a `Meter`")
-            return api.NoOpMeter(name, version=version, schema_url=schema_url)
+            return DisabledMeter(name, version=version, schema_url=schema_url)
         if not name:
             _sdk_logger.warning("Meter name cannot be None or empty.")
-            return api.NoOpMeter(name, version=version, schema_url=schema_url)
+            return DisabledMeter(name, version=version, schema_url=schema_url)
         scope = InstrumentationScope(name, version, schema_url, attributes)
         with self._lock:
             meter = self._meters.get(scope)
@@ -172,7 +177,7 @@ class MeterProvider(api.MeterProvider):
         """
         errors = self._for_each_reader("force_flush", timeout_millis)
         if errors:
-            raise Exception(  # noqa: TRY002  # the SDK's type and text
+            raise Exception(  # the SDK's type and text
                 "MeterProvider.force_flush failed because the following metric readers failed "
                 f"during collect:\n{errors}"
             )
@@ -206,7 +211,7 @@ class MeterProvider(api.MeterProvider):
             atexit.unregister(self._at_exit)
             self._at_exit = None
         if errors:
-            raise Exception(  # noqa: TRY002  # the SDK's type and text
+            raise Exception(  # the SDK's type and text
                 "MeterProvider.shutdown failed because the following metric readers failed during "
                 f"shutdown:\n{errors}"
             )
@@ -247,14 +252,20 @@ class MeterProvider(api.MeterProvider):
 def _check_supported(reader: MetricReader) -> None:
     """Says at once what this version cannot do for a reader."""
     for table, supported, wanted in (
-        ("_instrument_class_temporality", AggregationTemporality.CUMULATIVE, "cumulative temporality"),
+        (
+            "_instrument_class_temporality",
+            AggregationTemporality.CUMULATIVE,
+            "cumulative temporality",
+        ),
         ("_instrument_class_aggregation", DefaultAggregation, "default aggregations"),
     ):
         settings = getattr(reader, table, None)
         if not isinstance(settings, dict):
             continue  # a stand-in for a reader
         for kind, setting in settings.items():
-            ours = issubclass(kind, (sdk.Counter, sdk.UpDownCounter, sdk.ObservableGauge, sdk._Gauge))
+            ours = issubclass(
+                kind, (sdk.Counter, sdk.UpDownCounter, sdk.ObservableGauge, sdk._Gauge)
+            )
             is_gauge = issubclass(kind, (sdk.ObservableGauge, sdk._Gauge))
             if not ours or (is_gauge and wanted == "cumulative temporality"):
                 continue
