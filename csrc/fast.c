@@ -114,10 +114,11 @@ static PyObject *instrument_new(PyTypeObject *type, PyObject *args, PyObject *ke
     if (self == NULL)
         return NULL;
     self->owner = Py_NewRef(owner);
+    self->mapping = PyObject_GetAttrString(owner, "_handle");
     self->buffer = (struct oshm_buffer *)(uintptr_t)address;
     self->record = record;
     self->described = Py_NewRef(described);
-    self->name = PyObject_GetAttrString(described, "name");
+    self->name = self->mapping ? PyObject_GetAttrString(described, "name") : NULL;
     self->unit = self->name ? PyObject_GetAttrString(described, "unit") : NULL;
     self->description = self->unit ? PyObject_GetAttrString(described, "description") : NULL;
     self->scope =
@@ -158,6 +159,7 @@ static void instrument_dealloc(PyObject *object)
     Py_XDECREF(self->description);
     Py_XDECREF(self->scope);
     Py_XDECREF(self->owner);
+    Py_XDECREF(self->mapping);
     type->tp_free(object);
     Py_DECREF(type);
 }

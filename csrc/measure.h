@@ -3,7 +3,7 @@
  * An instrument's call: from its arguments to one atomic operation.
  *
  * An instrument keeps the address of its attribute-free series and a table for the others. A bound
- * instrument keeps one address. The addresses live as long as the owner, the Python Buffer. What is
+ * instrument keeps one address. The addresses live as long as the mapping, which it keeps. What is
  * out of the ordinary goes to a method of the instrument's Description (instruments.py):
  *
  *   amount_not_finite(amount), amount_negative(amount)   the measurement is ignored
@@ -30,7 +30,8 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *owner;            /* keeps the mapping alive */
+    PyObject *owner;            /* the Buffer */
+    PyObject *mapping;          /* its cdata, which unmaps when nobody has it any more */
     PyObject *described;        /* the Description */
     PyObject *name, *unit, *description, *scope; /* of it, for readers of the attributes */
     struct oshm_buffer *buffer; /* NULL until __init__ */
@@ -218,9 +219,9 @@ static inline PyObject *measure(Instrument *self, PyObject *const *values, Py_ss
 {
     PyObject *number, *attributes;
     struct amount amount;
-    if (OSHM_LIKELY(names == NULL && (count == 1 || count == 2))) {
+    if (OSHM_LIKELY(names == NULL && count >= 1 && count <= 3)) {
         number = values[0];
-        attributes = count == 2 ? values[1] : NULL;
+        attributes = count > 1 ? values[1] : NULL;
     } else {
         PyObject *arguments[3] = {NULL, NULL, NULL};
         if (read_arguments(operation == SET ? "set" : "add", false, values, count, names,

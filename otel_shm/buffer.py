@@ -83,7 +83,7 @@ def _fail(status: int, path: str | None) -> OtelShmError:
         return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
     code = ffi.errno
     advice = ""
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM):
         advice = ": make room or raise the limit, or make series, lanes and record_bytes smaller"
     return BufferPathError(code, f"{where}: {os.strerror(code)}{advice}")
 
@@ -121,10 +121,10 @@ class BufferStatistics:
 class Series:
     """Where one series adds: its run of slots. For callers that are not the C types."""
 
-    __slots__ = ("_buffer", "_refused", "_run", "_target", "record")
+    __slots__ = ("_mapping", "_refused", "_run", "_target", "record")
 
     def __init__(self, buffer: Buffer, target: Any) -> None:
-        self._buffer = buffer  # keeps the mapping alive
+        self._mapping = buffer._handle  # unmapped when nobody has it any more
         self._target = target
         self._run = target.run
         self._refused = target.refused or None
@@ -133,7 +133,7 @@ class Series:
 
     def start(self) -> None:
         """Notes the first measurement; further calls change nothing."""
-        lib.oshm_series_start(self._buffer._handle, self._target)
+        lib.oshm_series_start(self._mapping, self._target)
 
     def add(self, amount: int | float) -> None:
         """Adds to a sum."""
@@ -166,8 +166,13 @@ class Scanner:
         handle = lib.oshm_scanner_new(buffer._handle)
         if handle == ffi.NULL:
             raise MemoryError("no memory to scan the buffer")
-        self._buffer = buffer
+        self._mapping = buffer._handle  # which the scanner reads
         self._handle = ffi.gc(handle, lib.oshm_scanner_free)
+
+    def abandon(self) -> None:
+        """In a forked child: a thread of the parent may be in the middle of a scan, so its memory
+        is never touched again, not even to free it."""
+        ffi.gc(self._handle, None)
 
     def scan(self, collection: int) -> Sequence[Row]:
         """The rows of all series, in the order they were first claimed. One thread at a time."""

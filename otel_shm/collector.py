@@ -87,11 +87,25 @@ class Collector:
     def after_fork(self, readers: Iterable[MetricReader]) -> None:
         """In a forked child: another thread may have been collecting in the parent."""
         self._inherited = {id(reader) for reader in readers}
+        self._scanner.abandon()
         self._start_afresh()
 
-    def is_inherited(self, reader: MetricReader) -> bool:
-        """True if the reader was made before a fork and was not renewed since."""
-        return id(reader) in self._inherited
+    def may_use(self, reader: MetricReader) -> bool:
+        """False for a reader copied by fork whose parent still collects: its exporter is the parent's.
+
+        A process that takes over collecting makes the copy its own first.
+        """
+        if id(reader) not in self._inherited:
+            return True
+        if not self._buffer.collector_acquire():
+            return False
+        self._adopt(reader)
+        return True
+
+    def _adopt(self, reader: MetricReader) -> None:
+        if id(reader) in self._inherited:
+            self._inherited.discard(id(reader))
+            inherited_reader.renew(reader)
 
     def register_observable(self, observable: ObservableGauge) -> None:
         """From the next collection on its callbacks are run."""
@@ -107,31 +121,34 @@ class Collector:
         Raises:
             MetricsTimeoutError: another collection of this process, or the callbacks, took too long.
         """
-        if not _pulls(reader) and not self._buffer.collector_acquire():
+        try:
+            if not _pulls(reader) and not self._buffer.collector_acquire():
+                return None
+            self._adopt(reader)
+            return self._collect(monotonic() + timeout_millis / 1e3)
+        except MetricsTimeoutError:
+            raise
+        except Exception:
+            # Anything else would end a periodic reader's thread for good.
+            _logger.exception("A collection failed; the next one tries again.")
             return None
-        if id(reader) in self._inherited:
-            self._inherited.discard(id(reader))
-            inherited_reader.renew(reader)
-        deadline = monotonic() + timeout_millis / 1e3
-        if not self._lock.acquire(timeout=max(0.0, min(timeout_millis / 1e3, 1e6))):
+
+    def _collect(self, deadline: float) -> MetricsData | None:
+        patience = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=patience):
             raise MetricsTimeoutError("Timed out while waiting for another collection")
         try:
             now = time_ns()
             collection = self._buffer.begin_collection()
-            self._observe(collection, deadline)
+            for observable in self._observables:
+                remaining = (deadline - monotonic()) * 1e3
+                if remaining <= 0:
+                    raise MetricsTimeoutError("Timed out while executing callback")
+                options = CallbackOptions(timeout_millis=min(_MAX_CALLBACK_MILLIS, remaining))
+                observable.observe(options, collection)
             return self._to_data(self._scanner.scan(collection), now)
         finally:
             self._lock.release()
-
-    def _observe(self, collection: int, deadline: float) -> None:
-        for observable in self._observables:
-            remaining = (deadline - monotonic()) * 1e3
-            if remaining <= 0:
-                raise MetricsTimeoutError("Timed out while executing callback")
-            options = CallbackOptions(timeout_millis=min(_MAX_CALLBACK_MILLIS, remaining))
-            observable.observe(options, collection)
-        if monotonic() > deadline:
-            raise MetricsTimeoutError("Timed out while executing callback")
 
     def _to_data(self, rows: Iterable[Row], now: int) -> MetricsData | None:
         # Grouped in the order of first use: instruments by their first series.

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from typing import Any, ClassVar
 
+from google.protobuf.message import DecodeError
 from opentelemetry import metrics as api
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader
 from opentelemetry.sdk.metrics.view import DefaultAggregation
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
@@ -25,7 +26,7 @@ from otel_shm.buffer import Buffer
 from otel_shm.collector import Collector
 from otel_shm.disabled import DisabledMeter
 from otel_shm.environment import buffer_options
-from otel_shm.errors import BufferFullError
+from otel_shm.errors import BufferFormatError, BufferFullError
 from otel_shm.instruments import Counter, Gauge, UpDownCounter
 from otel_shm.metadata import resource_from_key, resource_key, service_resource
 from otel_shm.meter import Meter
@@ -114,10 +115,27 @@ class MeterProvider(api.MeterProvider):
             key = self.buffer.claim_resource(resource_key(offered))
         except BufferFullError as error:
             _logger.warning(
-                "The buffer has no room for the resource, so each process's own is sent: %s", error
+                "The buffer has no room for the resource, so each process sends its own: %s", error
             )
             return offered
-        return resource_from_key(key) if self.buffer.path else resource
+        if not self.buffer.path:
+            return resource
+        try:
+            agreed = resource_from_key(key)
+        except DecodeError as error:
+            raise BufferFormatError(
+                f"buffer {self.buffer.path!r} is damaged: its resource cannot be read: {error}"
+            ) from None
+        ours, theirs = (r.attributes.get(SERVICE_NAME) for r in (offered, agreed))
+        if ours != theirs:
+            _logger.warning(
+                "Buffer %s belongs to service %r, so the metrics of this process are sent as that "
+                "service's and not as %r's: give each service a buffer of its own.",
+                self.buffer.path,
+                theirs,
+                ours,
+            )
+        return agreed
 
     def _register(self, reader: MetricReader) -> None:
         with MeterProvider._registered_lock:
@@ -201,12 +219,12 @@ class MeterProvider(api.MeterProvider):
             return
         self._is_shut_down = True
         deadline = monotonic() + timeout_millis / 1e3
-        collects = bool(self._readers) and self._become_last_collector(deadline)
+        if self._readers:
+            self._wait_to_leave(deadline)
         try:
             errors = self._for_each_reader("shutdown", (deadline - monotonic()) * 1e3)
         finally:
-            if collects:
-                self.buffer.collector_release()
+            self.buffer.collector_release()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
             self._at_exit = None
@@ -216,22 +234,20 @@ class MeterProvider(api.MeterProvider):
                 f"shutdown:\n{errors}"
             )
 
-    def _become_last_collector(self, deadline: float) -> bool:
-        """True if this process makes an export now that sees everything it measured."""
+    def _wait_to_leave(self, deadline: float) -> None:
+        """Returns when this process collects, or another that will see all it measured."""
         while not self.buffer.collector_acquire():
             if not self.buffer.collector_leaving() or monotonic() >= deadline:
-                return False
+                return
             sleep(_LEAVING_POLL_SECONDS)
         self.buffer.collector_leave()
-        return True
 
     def _for_each_reader(self, method: str, timeout_millis: float) -> str:
         """Calls each reader with what is left of the time. Returns what failed, a line each."""
         deadline = monotonic() + timeout_millis / 1e3
         errors = []
         for reader in self._readers:
-            if self._collector.is_inherited(reader) and not self.buffer.collector_acquire():
-                # The parent's exporter, copied by fork: not this process's to flush or to close.
+            if not self._collector.may_use(reader):
                 continue
             try:
                 remaining = (deadline - monotonic()) * 1e3
