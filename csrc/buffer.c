@@ -13,7 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "buffer.h"
+#include "clock.h"
+#include "lanes.h"
 
 /* Works out where everything lies. Returns: OSHM_OK or OSHM_ERROR_SIZES. */
 static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t page,

@@ -8,7 +8,7 @@
  * before its last scan. With sequential consistency on both sides, whoever reads "not leaving" after
  * its own last update made that update before the holder's last scan.
  */
-#include "buffer.h"
+#include "lock.h"
 
 int oshm_collector_acquire(struct oshm_buffer *buffer)
 {

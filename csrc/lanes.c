@@ -6,7 +6,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "buffer.h"
+#include "lanes.h"
+#include "lock.h"
+#include "pages.h"
+#include "records.h"
 
 static uint64_t lane_offset(const struct oshm_buffer *buffer, uint64_t lane)
 {

@@ -11,7 +11,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "buffer.h"
+#include "lock.h"
 
 static bool set_lock(const struct oshm_buffer *buffer, uint64_t byte, short type)
 {

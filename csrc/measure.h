@@ -4,7 +4,7 @@
  *
  * An instrument keeps the address of its attribute-free series and a table for the others. A bound
  * instrument keeps one address. The addresses live as long as the mapping, which it keeps. What is
- * out of the ordinary goes to a method of the instrument's Description (instruments.py):
+ * out of the ordinary goes to a method of the instrument's Description (description.py):
  *
  *   amount_not_finite(amount), amount_negative(amount)   the measurement is ignored
  *   clean_attributes(attributes) -> dict                 odd attributes, made legal

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "buffer.h"
+#include "pages.h"
 
 static bool page_ready(const struct oshm_buffer *buffer, uint64_t page)
 {

@@ -4,7 +4,8 @@
  */
 #include <string.h>
 
-#include "buffer.h"
+#include "pages.h"
+#include "records.h"
 
 int oshm_record_get(const struct oshm_buffer *buffer, uint64_t position, oshm_record *fixed,
                     const uint8_t **key)

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "buffer.h"
+#include "lanes.h"
+#include "pages.h"
+#include "records.h"
 
 /* What is needed to fold a series again, checked once. */
 struct known {

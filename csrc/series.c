@@ -3,21 +3,14 @@
  * What the records are for: the resource, scopes, instruments, and a series' place to add.
  */
 #define _GNU_SOURCE
-#include <time.h>
-
-#include "buffer.h"
+#include "clock.h"
+#include "lanes.h"
+#include "records.h"
 
 /* The attributes of an overflow series, {"otel.metric.overflow": true}, as an OTLP KeyValueList:
  * field 1 (26 bytes) { field 1, key (20 bytes); field 2, value (2 bytes) { field 2, bool: true } }. */
 static const uint8_t OVERFLOW_ATTRIBUTES[] = "\x0a\x1a\x0a\x14" "otel.metric.overflow" "\x12\x02\x10\x01";
 #define OVERFLOW_BYTES ((uint32_t)sizeof OVERFLOW_ATTRIBUTES - 1)
-
-uint64_t oshm_now_unix_nano(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t key_bytes,
                         uint64_t *record)

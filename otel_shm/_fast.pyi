@@ -9,7 +9,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
 from otel_shm.buffer import Buffer
-from otel_shm.instruments import Description
+from otel_shm.description import Description
 
 class _Instrument:
     def __init__(  # in truth __new__

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer, Series
-
-if TYPE_CHECKING:
-    from otel_shm.instruments import Description
+from otel_shm.description import Description
 
 _TABLE_ENTRIES = 8192  # as in csrc/attribute_table.h: a full table is emptied
 _SIMPLE = frozenset({str, int, bool, float, type(None)})

@@ -73,6 +73,7 @@ class Collector:
         self._buffer = buffer
         self._resource = resource
         self._observables: list[ObservableGauge] = []
+        self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
         self._inherited: set[int] = set()  # ids of readers that were made before a fork
         self._start_afresh()
 
@@ -106,6 +107,10 @@ class Collector:
         if id(reader) in self._inherited:
             self._inherited.discard(id(reader))
             inherited_reader.renew(reader)
+
+    def register_scope(self, record: int, scope: InstrumentationScope) -> None:
+        """Data of the scope behind a record is given out under this very object."""
+        self._scopes.setdefault(record, scope)
 
     def register_observable(self, observable: ObservableGauge) -> None:
         """From the next collection on its callbacks are run."""
@@ -220,7 +225,7 @@ class Collector:
             try:
                 scope = self._buffer.record_parent(position)
                 self._instruments[position] = _Instrument(
-                    scope_from_key(self._buffer.record_key(scope)),
+                    self._scopes.get(scope) or scope_from_key(self._buffer.record_key(scope)),
                     instrument_from_key(self._buffer.record_key(position)),
                 )
             except (OtelShmError, DecodeError) as error:

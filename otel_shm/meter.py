@@ -15,8 +15,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_shm import buffer as rules
 from otel_shm.buffer import Buffer
+from otel_shm.description import Description
 from otel_shm.errors import BufferFullError
-from otel_shm.instruments import Counter, Description, Gauge, UpDownCounter
+from otel_shm.instruments import Counter, Gauge, UpDownCounter
 from otel_shm.metadata import InstrumentIdentity, instrument_key, scope_key
 from otel_shm.observable import ObservableGauge
 

@@ -15,7 +15,7 @@ from opentelemetry.sdk import metrics as sdk
 
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer
-from otel_shm.instruments import Description
+from otel_shm.description import Description
 
 _sdk_logger = logging.getLogger("opentelemetry.sdk.metrics._internal.instrument")
 

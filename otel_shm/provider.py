@@ -179,6 +179,7 @@ class MeterProvider(api.MeterProvider):
             if meter is None:
                 meter = Meter(self.buffer, scope, self._collector.register_observable)
                 self._meters[scope] = meter
+                self._collector.register_scope(meter.record, scope)
             return meter
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

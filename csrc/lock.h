@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The kernel's byte-range locks on the buffer's file.
+ */
+#pragma once
+
+#include "buffer.h"
+
+/* Takes the lock without waiting. Returns: true if this process holds it now. */
+bool oshm_lock_try(const struct oshm_buffer *buffer, uint64_t byte);
+void oshm_lock_release(const struct oshm_buffer *buffer, uint64_t byte);
+
+/* True if another process holds it. */
+bool oshm_lock_elsewhere(const struct oshm_buffer *buffer, uint64_t byte);
