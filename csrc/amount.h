@@ -19,7 +19,8 @@ struct amount {
 
 /* Numbers that are no plain int or float. As math.isfinite() does: what has no __float__ or
  * __index__ raises TypeError, an int past the doubles OverflowError. What has __index__ counts as an
- * int (bool, IntEnum, numpy integers), the rest as its double (Decimal, Fraction). */
+ * int (bool, IntEnum, numpy integers), the rest as its double (Decimal, Fraction, and the scalars of
+ * numpy and torch that have an __index__ but raise TypeError from it). */
 static int amount_convert(PyObject *number, struct amount *out)
 {
     out->real = PyFloat_AsDouble(number);
@@ -29,8 +30,12 @@ static int amount_convert(PyObject *number, struct amount *out)
     if (PyFloat_Check(number) || !PyIndex_Check(number))
         return 0;
     PyObject *index = PyNumber_Index(number);
-    if (index == NULL)
-        return -1;
+    if (index == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
     int overflow;
     out->whole = PyLong_AsLongLongAndOverflow(index, &overflow);
     Py_DECREF(index);

@@ -98,10 +98,14 @@ static inline int close_message(struct bytes *out, Py_ssize_t start)
     return 0;
 }
 
-static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described);
+/* Containers in containers: what is deeper would exceed what protobuf libraries agree to read back
+ * (100 messages, and a container is two or three). As in attributes.py. */
+#define ATTRIBUTE_DEPTH 30
+
+static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described, int depth);
 
 /* The fields of an AnyValue. Returns: 0, or -1 with an exception: the value cannot be encoded. */
-static int put_value(struct bytes *out, PyObject *value)
+static int put_value(struct bytes *out, PyObject *value, int depth)
 {
     if (value == Py_None)
         return 0; /* an AnyValue without a field */
@@ -142,18 +146,19 @@ static int put_value(struct bytes *out, PyObject *value)
                      Py_TYPE(value)->tp_name);
         return -1;
     }
-    if (Py_EnterRecursiveCall(" while encoding an attribute value"))
+    if (depth == ATTRIBUTE_DEPTH) {
+        PyErr_Format(PyExc_ValueError, "nested deeper than %d", ATTRIBUTE_DEPTH);
         return -1;
+    }
     Py_ssize_t start = open_message(out, PyTuple_Check(value) ? 0x2a : 0x32);
     int failed = start < 0;
     if (!failed && PyDict_Check(value))
-        failed = put_mapping(out, value, NULL) < 0;
+        failed = put_mapping(out, value, NULL, depth + 1) < 0;
     for (Py_ssize_t i = 0; !failed && PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++) {
         Py_ssize_t item = open_message(out, 0x0a);
-        failed = item < 0 || put_value(out, PyTuple_GET_ITEM(value, i)) < 0 ||
+        failed = item < 0 || put_value(out, PyTuple_GET_ITEM(value, i), depth + 1) < 0 ||
                  close_message(out, item) < 0;
     }
-    Py_LeaveRecursiveCall();
     return failed ? -1 : close_message(out, start);
 }
 
@@ -186,7 +191,7 @@ static int by_key(const void *a, const void *b)
     return order ? order : (left->length > right->length) - (left->length < right->length);
 }
 
-static int put_item(struct bytes *out, const struct item *item)
+static int put_item(struct bytes *out, const struct item *item, int depth)
 {
     if (item->key == NULL) { /* a key that is no UTF-8: raises */
         return PyUnicode_AsUTF8AndSize(item->name, NULL) ? 0 : -1;
@@ -195,7 +200,7 @@ static int put_item(struct bytes *out, const struct item *item)
     if (entry < 0 || put_field(out, 0x0a, item->key, (size_t)item->length) < 0)
         return -1;
     Py_ssize_t value = open_message(out, 0x12);
-    if (value < 0 || put_value(out, item->value) < 0 || close_message(out, value) < 0)
+    if (value < 0 || put_value(out, item->value, depth) < 0 || close_message(out, value) < 0)
         return -1;
     return close_message(out, entry);
 }
@@ -203,7 +208,7 @@ static int put_item(struct bytes *out, const struct item *item)
 /* The entries of a KeyValueList, from a dict of clean attributes with str keys that nobody else can
  * change. With a Description, an entry that cannot be encoded is left out and its
  * attribute_dropped(key, error) is told; without, the exception is set and -1 returned. */
-static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described)
+static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described, int depth)
 {
     struct item few[16], *items = few;
     Py_ssize_t count = PyDict_GET_SIZE(dict), position = 0, n = 0;
@@ -228,7 +233,7 @@ static int put_mapping(struct bytes *out, PyObject *dict, PyObject *described)
     qsort(items, (size_t)n, sizeof *items, by_key);
     for (Py_ssize_t i = 0; i < n && result == 0; i++) {
         size_t before = out->length;
-        if (put_item(out, &items[i]) == 0)
+        if (put_item(out, &items[i], depth) == 0)
             continue;
         if (described == NULL) {
             result = -1;

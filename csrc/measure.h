@@ -97,7 +97,7 @@ static int claim(Instrument *self, PyObject *clean, bool measured, oshm_target *
 {
     struct bytes key;
     bytes_init(&key);
-    if (clean && put_mapping(&key, clean, self->described) < 0) {
+    if (clean && put_mapping(&key, clean, self->described, 0) < 0) {
         bytes_free(&key);
         return -1;
     }

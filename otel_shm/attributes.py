@@ -16,6 +16,10 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 # The SDK's own logger and texts: what people filter and search for today.
 _logger = logging.getLogger("opentelemetry.attributes")
 
+# Containers in containers: what is deeper would exceed what protobuf libraries agree to read back
+# (100 messages, and a container is two or three). As in csrc/attribute_bytes.h.
+_DEPTH = 30
+
 
 def _has_text(value: object) -> bool:
     """True if the type says how to show itself: the default "<X object at 0x...>" is no value."""
@@ -88,13 +92,15 @@ def encode_attributes(
 
 
 def to_entries(
-    attributes: Mapping[str, Any], dropped: Callable[[str, Exception], object] | None = None
+    attributes: Mapping[str, Any],
+    dropped: Callable[[str, Exception], object] | None = None,
+    depth: int = 0,
 ) -> KeyValueList:
-    """As `encode_attributes`, the message itself."""
+    """As `encode_attributes`, the message itself. depth: of the containers around it."""
     entries = KeyValueList()
     for key in sorted(attributes):
         try:
-            entries.values.append(KeyValue(key=key, value=_encode_value(attributes[key])))
+            entries.values.append(KeyValue(key=key, value=_encode_value(attributes[key], depth)))
         except Exception as error:
             if dropped is None:
                 raise
@@ -102,7 +108,7 @@ def to_entries(
     return entries
 
 
-def _encode_value(value: Any) -> AnyValue:
+def _encode_value(value: Any, depth: int) -> AnyValue:
     if value is None:
         return AnyValue()
     if isinstance(value, bool):
@@ -116,9 +122,12 @@ def _encode_value(value: Any) -> AnyValue:
         return AnyValue(double_value=value + 0.0 if value == value else float("nan"))
     if isinstance(value, bytes):
         return AnyValue(bytes_value=value)
+    if depth == _DEPTH:
+        raise ValueError(f"nested deeper than {_DEPTH}")
     if isinstance(value, tuple):
-        return AnyValue(array_value=ArrayValue(values=[_encode_value(item) for item in value]))
-    return AnyValue(kvlist_value=to_entries(value))
+        items = [_encode_value(item, depth + 1) for item in value]
+        return AnyValue(array_value=ArrayValue(values=items))
+    return AnyValue(kvlist_value=to_entries(value, depth=depth + 1))
 
 
 def decode_attributes(key: bytes) -> dict[str, Any]:

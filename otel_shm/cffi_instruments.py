@@ -7,9 +7,9 @@ Rules about bytes and slots are the core's; here are only arguments and the proc
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
+from otel_shm.amount import to_number
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer, Series
 from otel_shm.description import Description
@@ -82,8 +82,8 @@ class Instrument:
         elif not math.isfinite(amount):
             self._described.amount_not_finite(amount)
             return None
-        elif not isinstance(amount, float):
-            amount = operator.index(amount) if hasattr(amount, "__index__") else float(amount)
+        else:
+            amount = to_number(amount)
         if self._monotonic and amount < 0:
             self._described.amount_negative(amount)
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import math
-import operator
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, CallbackT, Observation
 from opentelemetry.sdk import metrics as sdk
 
+from otel_shm.amount import to_number
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer
 from otel_shm.description import Description
@@ -80,14 +80,12 @@ class ObservableGauge(api.ObservableGauge):
                 self.name,
             )
             return
-        if not isinstance(value, float):
-            value = operator.index(value) if hasattr(value, "__index__") else float(value)
         attributes = observation.attributes
         clean = {} if attributes is None else self._described.clean_attributes(attributes)
         series, status = self._buffer.claim_series(
             self._record, encode_attributes(clean, self._described.attribute_dropped), measured=True
         )
-        series.observe(value, collection)
+        series.observe(to_number(value), collection)
         if status != 0:
             self._described.overflowed(status)
 
