@@ -35,6 +35,11 @@ def _ignore(_key: str, _error: Exception) -> None:
     """What OTLP cannot carry would not be exported either."""
 
 
+def _text(value: object) -> str:
+    """Any text as OTLP can carry it: a lone surrogate becomes a question mark."""
+    return str(value or "").encode("utf-8", "replace").decode()
+
+
 class InstrumentIdentity(NamedTuple):
     """What tells one instrument of a scope from another, besides its kind."""
 
@@ -47,9 +52,9 @@ def scope_key(scope: InstrumentationScope) -> bytes:
     """The key bytes of a scope: an OTLP ScopeMetrics without metrics."""
     attributes = to_entries(clean_attributes(scope.attributes or {}), _ignore)
     message = ScopeMessage(
-        name=scope.name, version=scope.version or "", attributes=attributes.values
+        name=_text(scope.name), version=_text(scope.version), attributes=attributes.values
     )
-    return ScopeMetrics(scope=message, schema_url=scope.schema_url or "").SerializeToString()
+    return ScopeMetrics(scope=message, schema_url=_text(scope.schema_url)).SerializeToString()
 
 
 def scope_from_key(key: bytes) -> InstrumentationScope:
@@ -66,7 +71,7 @@ def scope_from_key(key: bytes) -> InstrumentationScope:
 def instrument_key(identity: InstrumentIdentity) -> bytes:
     """The key bytes of an instrument: an OTLP Metric without data."""
     return Metric(
-        name=identity.name, unit=identity.unit, description=identity.description
+        name=identity.name, unit=identity.unit, description=_text(identity.description)
     ).SerializeToString()
 
 
@@ -89,7 +94,9 @@ def resource_key(resource: Resource) -> bytes:
     """The key bytes of a resource: an OTLP ResourceMetrics without metrics."""
     attributes = to_entries(clean_attributes(resource.attributes), _ignore)
     message = ResourceMessage(attributes=attributes.values)
-    return ResourceMetrics(resource=message, schema_url=resource.schema_url).SerializeToString()
+    return ResourceMetrics(
+        resource=message, schema_url=_text(resource.schema_url)
+    ).SerializeToString()
 
 
 def resource_from_key(key: bytes) -> Resource:
