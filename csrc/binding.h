@@ -30,6 +30,10 @@ const oshm_header *oshm_buffer_header(const struct oshm_buffer *buffer);
 /* The number of the lane that this process adds to. 0: the lane shared by all. */
 uint64_t oshm_buffer_lane(const struct oshm_buffer *buffer);
 
+/* 1 if the program closed the buffer's descriptor and it cannot be opened again: measuring goes on,
+ * but this process can neither collect nor own a lane. */
+int oshm_buffer_lost(struct oshm_buffer *buffer);
+
 /* Bytes of the file that are allocated, by its page map. */
 uint64_t oshm_buffer_allocated(const struct oshm_buffer *buffer);
 

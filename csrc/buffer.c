@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "clock.h"
+#include "descriptor.h"
 #include "lanes.h"
 
 /* Works out where everything lies. Returns: OSHM_OK or OSHM_ERROR_SIZES. */
@@ -92,8 +93,7 @@ void oshm_buffer_close(struct oshm_buffer *buffer)
         munmap(buffer->fork_guard, buffer->page_bytes);
     if (buffer->base)
         munmap(buffer->base, buffer->at.file_bytes);
-    if (buffer->file >= 0)
-        close(buffer->file); /* and with it every lock */
+    oshm_descriptor_close(buffer);
     free((void *)buffer->window_used);
     free(buffer);
     errno = saved;
@@ -208,9 +208,13 @@ int oshm_buffer_create(const char *path, uint64_t series, uint64_t lanes, uint64
         status = buffer->file < 0 ? OSHM_ERROR_SYSTEM : fill_new_file(buffer);
     }
     if (status == OSHM_OK)
+        status = oshm_descriptor_remember(buffer, NULL);
+    if (status == OSHM_OK)
         status = enter(buffer);
     if (status == OSHM_OK)
         status = publish_file(buffer, path, temporary);
+    if (status == OSHM_OK)
+        status = oshm_descriptor_remember(buffer, path);
     if (temporary[0]) {
         int saved = errno;
         unlink(temporary);
@@ -275,6 +279,8 @@ int oshm_buffer_attach(const char *path, struct oshm_buffer **out)
     else
         status = check_file(buffer);
     if (status == OSHM_OK)
+        status = oshm_descriptor_remember(buffer, path);
+    if (status == OSHM_OK)
         status = map_file(buffer);
     if (status == OSHM_OK)
         status = enter(buffer);
@@ -307,4 +313,9 @@ const oshm_header *oshm_buffer_header(const struct oshm_buffer *buffer)
 uint64_t oshm_buffer_lane(const struct oshm_buffer *buffer)
 {
     return buffer->lane;
+}
+
+int oshm_buffer_lost(struct oshm_buffer *buffer)
+{
+    return oshm_descriptor(buffer) < 0;
 }

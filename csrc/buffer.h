@@ -28,9 +28,12 @@ struct oshm_buffer {
     oshm_atomic_u64 *index;
     struct oshm_geometry at;
     uint64_t page_bytes, series, lanes, record_bytes; /* copies: the file may change them */
-    int file;                  /* the one descriptor of this process and file */
+    _Atomic int file;          /* the one descriptor; ask oshm_descriptor for it */
+    dev_t device;              /* which file that is */
+    ino_t inode;
+    char *path;                /* absolute; NULL for an anonymous buffer */
     pid_t pid;                 /* of the process that took the lane */
-    uint64_t lane;             /* the lane behind the window */
+    _Atomic uint64_t lane;     /* the lane behind the window; seq_cst with window_used */
     unsigned char *window;     /* this process's lane, mapped a second time */
     _Atomic bool *window_used; /* a page of the window each: an address in it was given out */
     unsigned char *fork_guard; /* a page the kernel wipes in a forked child: 1 = not forked since */

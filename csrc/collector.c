@@ -8,12 +8,14 @@
  * before its last scan. With sequential consistency on both sides, whoever reads "not leaving" after
  * its own last update made that update before the holder's last scan.
  */
+#include "lanes.h"
 #include "lock.h"
 
 int oshm_collector_acquire(struct oshm_buffer *buffer)
 {
     oshm_notice_fork(buffer);
-    /* Asked of the kernel each time: a lock that was lost (see lock.c) is found out here. */
+    /* Asked of the kernel each time: locks that were lost (see lock.c) are found out here. */
+    oshm_lane_keep(buffer);
     if (!oshm_lock_try(buffer, OSHM_LOCK_COLLECTOR)) {
         buffer->collecting = false;
         return 0;

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "descriptor.h"
 #include "lanes.h"
 #include "lock.h"
 #include "pages.h"
@@ -25,29 +26,28 @@ oshm_slot *oshm_lane_slots(const struct oshm_buffer *buffer, uint64_t lane, uint
     return (oshm_slot *)(void *)(buffer->base + offset);
 }
 
-bool oshm_lane_live(const struct oshm_buffer *buffer, uint64_t lane)
+bool oshm_lane_live(struct oshm_buffer *buffer, uint64_t lane)
 {
-    if (lane == 0)
-        return true; /* nobody's lane: what it holds cannot be told from what the living added */
-    /* acquire: pairs with the release in publish_lane, so the slots are seen clean */
-    if (atomic_load_explicit(&buffer->lane_table[lane].state, memory_order_acquire) !=
-        OSHM_LANE_LIVE)
-        return false;
-    return lane == buffer->lane || oshm_lock_elsewhere(buffer, OSHM_LOCK_LANES + lane);
+    /* Lane 0 is nobody's: what it holds cannot be told from what the living added. */
+    return lane == 0 || lane == buffer->lane || oshm_lock_elsewhere(buffer, OSHM_LOCK_LIVE + lane);
 }
 
 oshm_slot *oshm_lane_run(struct oshm_buffer *buffer, uint64_t first_slot, uint64_t slots,
                          uint8_t fold)
 {
-    uint64_t offset = first_slot * sizeof(oshm_slot), bytes = slots * sizeof(oshm_slot);
-    if (fold == OSHM_LAST || buffer->lane == 0 ||
-        oshm_pages_ensure(buffer, lane_offset(buffer, buffer->lane) + offset, bytes) != OSHM_OK)
-        return (oshm_slot *)(void *)(buffer->base + lane_offset(buffer, 0) + offset);
+    uint64_t offset = first_slot * sizeof(oshm_slot), bytes = slots * sizeof(oshm_slot), lane;
+    do {
+        lane = buffer->lane;
+        if (fold == OSHM_LAST || lane == 0 ||
+            oshm_pages_ensure(buffer, lane_offset(buffer, lane) + offset, bytes) != OSHM_OK)
+            return (oshm_slot *)(void *)(buffer->base + lane_offset(buffer, 0) + offset);
 
-    uint64_t last = (offset + bytes - 1) / buffer->page_bytes;
-    for (uint64_t page = offset / buffer->page_bytes; page <= last; page++)
-        /* relaxed: read by this process's forked child only, which has one thread */
-        atomic_store_explicit(&buffer->window_used[page], true, memory_order_relaxed);
+        uint64_t last = (offset + bytes - 1) / buffer->page_bytes;
+        for (uint64_t page = offset / buffer->page_bytes; page <= last; page++)
+            buffer->window_used[page] = true;
+        /* seq_cst: if the lane is still the same, a thread that is about to change it (it stores the
+         * lane first) will see the pages marked and allocate them in the new one. */
+    } while (buffer->lane != lane);
     return (oshm_slot *)(void *)(buffer->window + offset);
 }
 
@@ -72,57 +72,79 @@ static void clean_lane(struct oshm_buffer *buffer, uint64_t lane)
     }
 }
 
+/* Makes a lane whose lock this process holds its own: clean, noted, live. */
 static void publish_lane(struct oshm_buffer *buffer, uint64_t lane)
 {
     oshm_lane *entry = &buffer->lane_table[lane];
-    if (atomic_load_explicit(&entry->state, memory_order_acquire) != OSHM_LANE_UNUSED) {
-        atomic_store_explicit(&entry->state, OSHM_LANE_CLEANING, memory_order_release);
+    if (atomic_fetch_add_explicit(&entry->generation, 1, memory_order_relaxed) != 0)
         clean_lane(buffer, lane);
-    }
+    atomic_store_explicit(&entry->pid, (uint64_t)getpid(), memory_order_relaxed);
     uint64_t used = atomic_load_explicit(&buffer->header->lanes_used, memory_order_relaxed);
     while (used <= lane && !atomic_compare_exchange_weak_explicit(
                                &buffer->header->lanes_used, &used, lane + 1, memory_order_release,
                                memory_order_relaxed))
         ;
-    atomic_fetch_add_explicit(&entry->generation, 1, memory_order_relaxed);
-    atomic_store_explicit(&entry->pid, (uint64_t)getpid(), memory_order_relaxed);
-    /* release: who sees LIVE sees the clean slots */
-    atomic_store_explicit(&entry->state, OSHM_LANE_LIVE, memory_order_release);
+    /* The system call orders the zeros before it: who finds the lock held finds them. */
+    oshm_lock_try(buffer, OSHM_LOCK_LIVE + lane);
 }
 
 /* Allocates those pages of a lane that the window has given out addresses in. */
 static bool allocate_used_pages(struct oshm_buffer *buffer, uint64_t lane)
 {
     for (uint64_t page = 0; page < buffer->at.lane_bytes / buffer->page_bytes; page++)
-        if (atomic_load_explicit(&buffer->window_used[page], memory_order_relaxed) &&
+        if (buffer->window_used[page] &&
             oshm_pages_ensure(buffer, lane_offset(buffer, lane) + page * buffer->page_bytes, 1))
             return false;
     return true;
 }
 
+/* Locks a free lane. Returns: its number, or 0 if there is none. */
+static uint64_t lock_free_lane(struct oshm_buffer *buffer)
+{
+    for (uint64_t lane = 1; lane < buffer->lanes; lane++)
+        if (oshm_lock_try(buffer, OSHM_LOCK_LANES + lane))
+            return lane;
+    return 0;
+}
+
+static void unlock_lane(struct oshm_buffer *buffer, uint64_t lane)
+{
+    if (lane == 0)
+        return;
+    oshm_lock_release(buffer, OSHM_LOCK_LIVE + lane);
+    oshm_lock_release(buffer, OSHM_LOCK_LANES + lane);
+}
+
 int oshm_lane_take(struct oshm_buffer *buffer)
 {
-    uint64_t lane = 1;
-    while (lane < buffer->lanes && !oshm_lock_try(buffer, OSHM_LOCK_LANES + lane))
-        lane++;
-    if (lane == buffer->lanes) {
-        lane = 0; /* more processes than lanes */
-    } else if (!allocate_used_pages(buffer, lane)) {
-        oshm_lock_release(buffer, OSHM_LOCK_LANES + lane);
-        lane = 0; /* no memory: in lane 0 all pages of published series are allocated */
-    } else {
-        publish_lane(buffer, lane);
+    uint64_t before = buffer->lane, lane = lock_free_lane(buffer);
+    buffer->lane = lane; /* first of all: see oshm_lane_run */
+    if (lane != 0 && !allocate_used_pages(buffer, lane)) {
+        /* No memory: in lane 0 all pages of published series are allocated. */
+        unlock_lane(buffer, lane);
+        buffer->lane = lane = 0;
     }
+    if (lane != 0)
+        publish_lane(buffer, lane);
 
     void *window = mmap(buffer->window, buffer->at.lane_bytes, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_NORESERVE | (buffer->window ? MAP_FIXED : 0),
-                        buffer->file, (off_t)lane_offset(buffer, lane));
+                        oshm_descriptor(buffer), (off_t)lane_offset(buffer, lane));
     if (window == MAP_FAILED) {
-        if (lane != 0)
-            oshm_lock_release(buffer, OSHM_LOCK_LANES + lane);
+        unlock_lane(buffer, lane);
+        buffer->lane = before;
         return OSHM_ERROR_SYSTEM;
     }
     buffer->window = window;
-    buffer->lane = lane;
     return OSHM_OK;
+}
+
+void oshm_lane_keep(struct oshm_buffer *buffer)
+{
+    if (buffer->lane == 0)
+        return;
+    if (oshm_lock_try(buffer, OSHM_LOCK_LANES + buffer->lane))
+        oshm_lock_try(buffer, OSHM_LOCK_LIVE + buffer->lane);
+    else if (oshm_descriptor(buffer) >= 0)
+        oshm_lane_take(buffer); /* taken by another process meanwhile: sharing it was correct */
 }

@@ -11,8 +11,12 @@
  * it was. */
 int oshm_lane_take(struct oshm_buffer *buffer);
 
+/* Takes the lane's locks again, should the program have made the kernel drop them; if another process
+ * was faster, takes another lane. */
+void oshm_lane_keep(struct oshm_buffer *buffer);
+
 /* True if the lane is published and its owner is alive. */
-bool oshm_lane_live(const struct oshm_buffer *buffer, uint64_t lane);
+bool oshm_lane_live(struct oshm_buffer *buffer, uint64_t lane);
 
 /* The address this process uses for a run of slots: in lane 0 for the fold rule "last" and where its
  * lane's page cannot be allocated, else in its window. */

@@ -51,8 +51,9 @@
  * is correct too.
  *
  * Slots of dead processes stay and count ("sum" rule): a new owner of the lane goes on adding. For a
- * "live_sum" series the new owner first stores zeros (twice is harmless), then publishes the lane as
- * live; the collector counts a lane as live only if it is published and its lock is held.
+ * "live_sum" series the new owner first stores zeros (twice is harmless) and then takes a second lock,
+ * which says that the lane is live. Both die with their owner, so there is no moment at which a dead
+ * process's share is taken for the next one's.
  *
  * WHAT A READER MAY EXPECT
  *
@@ -77,9 +78,11 @@
 /* Slots reserved in each lane for one series of capacity: the mean run length the file is sized for. */
 #define OSHM_SLOTS_PER_SERIES 8
 
-/* Kernel locks: byte 0 of the file is the collector's, byte 1 + n is lane n's. */
+/* Kernel locks: byte 0 of the file is the collector's. Byte OSHM_LOCK_LANES + n makes lane n a
+ * process's own; OSHM_LOCK_LIVE + n says that it has been cleaned and counts as live. */
 #define OSHM_LOCK_COLLECTOR 0
 #define OSHM_LOCK_LANES 1
+#define OSHM_LOCK_LIVE 8192
 
 /* What a record describes. */
 enum oshm_type {
@@ -116,19 +119,12 @@ typedef struct oshm_slot {
     oshm_atomic_u64 word;
 } oshm_slot;
 
-/* A row of slots that one process adds to. Written only by the process that holds its lock. */
+/* What is written down of a lane, by its owner. Who owns it and whether it is live are kernel locks. */
 typedef struct oshm_lane {
-    oshm_atomic_u64 state;      /* enum oshm_lane_state; release, after the slots are clean */
-    oshm_atomic_u64 generation; /* how many processes have owned it */
+    oshm_atomic_u64 generation; /* how many processes have owned it; relaxed */
     oshm_atomic_u64 pid;        /* of the owner, in its own pid namespace: for people, not for logic */
-    uint64_t reserved[5];       /* zero */
+    uint64_t reserved[6];       /* zero */
 } oshm_lane;
-
-enum oshm_lane_state {
-    OSHM_LANE_UNUSED = 0,   /* never owned */
-    OSHM_LANE_CLEANING = 1, /* the new owner is zeroing its live-only slots */
-    OSHM_LANE_LIVE = 2      /* counts as live while its lock is held */
-};
 
 /* What the holder of the collector lock is doing. */
 enum oshm_collector_state {

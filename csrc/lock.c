@@ -11,28 +11,29 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "descriptor.h"
 #include "lock.h"
 
-static bool set_lock(const struct oshm_buffer *buffer, uint64_t byte, short type)
+static bool set_lock(struct oshm_buffer *buffer, uint64_t byte, short type)
 {
     struct flock lock = {
         .l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
-    return fcntl(buffer->file, F_SETLK, &lock) == 0;
+    return fcntl(oshm_descriptor(buffer), F_SETLK, &lock) == 0;
 }
 
-bool oshm_lock_try(const struct oshm_buffer *buffer, uint64_t byte)
+bool oshm_lock_try(struct oshm_buffer *buffer, uint64_t byte)
 {
     return set_lock(buffer, byte, F_WRLCK);
 }
 
-void oshm_lock_release(const struct oshm_buffer *buffer, uint64_t byte)
+void oshm_lock_release(struct oshm_buffer *buffer, uint64_t byte)
 {
     set_lock(buffer, byte, F_UNLCK);
 }
 
-bool oshm_lock_elsewhere(const struct oshm_buffer *buffer, uint64_t byte)
+bool oshm_lock_elsewhere(struct oshm_buffer *buffer, uint64_t byte)
 {
     struct flock lock = {
         .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
-    return fcntl(buffer->file, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    return fcntl(oshm_descriptor(buffer), F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }

@@ -7,8 +7,8 @@
 #include "buffer.h"
 
 /* Takes the lock without waiting. Returns: true if this process holds it now. */
-bool oshm_lock_try(const struct oshm_buffer *buffer, uint64_t byte);
-void oshm_lock_release(const struct oshm_buffer *buffer, uint64_t byte);
+bool oshm_lock_try(struct oshm_buffer *buffer, uint64_t byte);
+void oshm_lock_release(struct oshm_buffer *buffer, uint64_t byte);
 
 /* True if another process holds it. */
-bool oshm_lock_elsewhere(const struct oshm_buffer *buffer, uint64_t byte);
+bool oshm_lock_elsewhere(struct oshm_buffer *buffer, uint64_t byte);

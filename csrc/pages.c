@@ -10,8 +10,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
+#include "descriptor.h"
 #include "pages.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* in C libraries since 2.35 */
+#endif
 
 static bool page_ready(const struct oshm_buffer *buffer, uint64_t page)
 {
@@ -29,20 +35,27 @@ bool oshm_pages_ready(const struct oshm_buffer *buffer, uint64_t offset, uint64_
     return true;
 }
 
+/* Allocates one page. Without a descriptor the kernel does it through the mapping (Linux 5.14), and
+ * answers with an error too where it cannot. */
+static bool allocate(struct oshm_buffer *buffer, uint64_t offset)
+{
+    int file = oshm_descriptor(buffer), failed;
+    do
+        failed = file >= 0 ? fallocate(file, 0, (off_t)offset, (off_t)buffer->page_bytes)
+                           : madvise(buffer->base + offset, buffer->page_bytes,
+                                     MADV_POPULATE_WRITE);
+    while (failed && errno == EINTR);
+    return !failed;
+}
+
 int oshm_pages_ensure(struct oshm_buffer *buffer, uint64_t offset, uint64_t bytes)
 {
     uint64_t last = (offset + bytes - 1) / buffer->page_bytes;
     for (uint64_t page = offset / buffer->page_bytes; page <= last; page++) {
         if (page_ready(buffer, page))
             continue;
-        int failed;
-        do
-            failed = fallocate(buffer->file, 0, (off_t)(page * buffer->page_bytes),
-                               (off_t)buffer->page_bytes);
-        while (failed && errno == EINTR);
-        if (failed)
-            return errno == EOPNOTSUPP || errno == ENOSYS ? OSHM_ERROR_NO_ALLOCATE
-                                                         : OSHM_FULL_MEMORY;
+        if (!allocate(buffer, page * buffer->page_bytes))
+            return OSHM_FULL_MEMORY;
         /* release: who sees the bit may touch the page */
         atomic_fetch_or_explicit(&buffer->page_map[page / 64], (uint64_t)1 << (page % 64),
                                  memory_order_release);

@@ -10,5 +10,5 @@
 bool oshm_pages_ready(const struct oshm_buffer *buffer, uint64_t offset, uint64_t bytes);
 
 /* Allocates those pages of the range that are not.
- * Returns: OSHM_OK, OSHM_FULL_MEMORY or OSHM_ERROR_NO_ALLOCATE. */
+ * Returns: OSHM_OK or OSHM_FULL_MEMORY. */
 int oshm_pages_ensure(struct oshm_buffer *buffer, uint64_t offset, uint64_t bytes);

@@ -129,7 +129,7 @@ static bool find_new(struct oshm_scanner *scanner)
 }
 
 /* Marks the lanes whose owners are alive. Returns: the number of lanes that were ever used. */
-static uint64_t find_live(const struct oshm_buffer *buffer, unsigned char *live)
+static uint64_t find_live(struct oshm_buffer *buffer, unsigned char *live)
 {
     /* acquire: pairs with publish_lane */
     uint64_t used = atomic_load_explicit(&buffer->header->lanes_used, memory_order_acquire);

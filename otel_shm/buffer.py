@@ -7,6 +7,7 @@ exceptions here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -82,10 +83,22 @@ def _fail(status: int, path: str | None) -> OtelShmError:
     if status in _PATH_ERRORS:
         return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
     code = ffi.errno
-    advice = ""
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM):
-        advice = ": make room or raise the limit, or make series, lanes and record_bytes smaller"
+    no_room = code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM)
+    advice = (
+        ": make room, raise the limit, or make series and record_bytes smaller" if no_room else ""
+    )
     return BufferPathError(code, f"{where}: {os.strerror(code)}{advice}")
+
+
+_Identity = tuple[int, int]  # device and inode
+
+
+def _identity(path: str) -> _Identity | None:
+    """Which file a path names; None if there is none."""
+    with contextlib.suppress(OSError):
+        info = os.lstat(path)
+        return (info.st_dev, info.st_ino)
+    return None
 
 
 class Row(NamedTuple):
@@ -206,9 +219,10 @@ class Buffer:
         BufferSizeError: a size is out of range.
     """
 
-    _open: ClassVar[weakref.WeakValueDictionary[tuple[int, int], Buffer]] = (
-        weakref.WeakValueDictionary()
-    )
+    # What this process has of each file: the object, and the mapping, which lives on as long as
+    # anything that measures in it.
+    _open: ClassVar[weakref.WeakValueDictionary[_Identity, Buffer]] = weakref.WeakValueDictionary()
+    _mapped: ClassVar[weakref.WeakValueDictionary[_Identity, Any]] = weakref.WeakValueDictionary()
     _open_lock = threading.RLock()
 
     def __new__(
@@ -219,39 +233,47 @@ class Buffer:
         lanes: int = DEFAULT_LANES,
         record_bytes: int = DEFAULT_RECORD_BYTES,
     ) -> Buffer:
+        sizes = {"series": series, "lanes": lanes, "record_bytes": record_bytes}
+        for option, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
+                raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
         if path is None:
-            return cls._make(lib.oshm_buffer_create, None, series, lanes, record_bytes)
+            handle = cls._map(lib.oshm_buffer_create, None, *sizes.values())
+            return cls._wrap(handle, None)
         name = os.fspath(path)
         if not isinstance(name, str) or not name or "\0" in name:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
         with cls._open_lock:
             # One descriptor a process and file: closing a second one would drop the first's locks.
-            identity = cls._identity(name)
+            identity = _identity(name)
             known = cls._open.get(identity) if identity else None
             if known is not None:
                 return known
-            while True:
+            handle = cls._mapped.get(identity) if identity else None
+            while handle is None:
                 try:
-                    buffer = cls._make(lib.oshm_buffer_attach, name)
-                    break
+                    handle = cls._map(lib.oshm_buffer_attach, name)
                 except FileNotFoundError:
-                    pass
-                try:
-                    buffer = cls._make(lib.oshm_buffer_create, name, series, lanes, record_bytes)
-                    break
-                except FileExistsError:
-                    pass  # another process was first: attach to its file
-            identity = cls._identity(name)
+                    with contextlib.suppress(FileExistsError):  # another process was first: attach
+                        handle = cls._map(lib.oshm_buffer_create, name, *sizes.values())
+            buffer = cls._wrap(handle, name)
+            identity = _identity(name)
             if identity:  # else it was unlinked meanwhile, and cannot be opened again
                 cls._open[identity] = buffer
+                cls._mapped[identity] = handle
             return buffer
 
     @classmethod
-    def _make(cls, function: Any, path: str | None, *sizes: int) -> Buffer:
+    def _wrap(cls, handle: Any, path: str | None) -> Buffer:
+        buffer = super().__new__(cls)
+        buffer._handle = handle
+        buffer.path = path
+        return buffer
+
+    @classmethod
+    def _map(cls, function: Any, path: str | None, *sizes: int) -> Any:
+        """The handle that a function of the core makes; it is unmapped when nobody has it."""
         out = ffi.new("struct oshm_buffer **")
-        for size in sizes:
-            if not isinstance(size, int) or not 0 <= size < 2**63:
-                raise BufferSizeError(f"a buffer's size must be a positive int, not {size!r}")
         status = function(ffi.NULL if path is None else os.fsencode(path), *sizes, out)
         if status == lib.OSHM_ERROR_EXISTS:
             raise FileExistsError(path)
@@ -260,22 +282,12 @@ class Buffer:
             raise FileNotFoundError(path)
         if status != lib.OSHM_OK:
             raise _fail(status, path)
-        buffer = super().__new__(cls)
-        buffer._handle = ffi.gc(out[0], lib.oshm_buffer_close)
-        buffer.path = path
-        _all_buffers.add(buffer)
-        return buffer
+        handle = ffi.gc(out[0], lib.oshm_buffer_close)
+        _all_handles.add(handle)
+        return handle
 
     _handle: Any
     path: str | None
-
-    @staticmethod
-    def _identity(path: str) -> tuple[int, int] | None:
-        try:
-            info = os.lstat(path)
-        except OSError:
-            return None
-        return (info.st_dev, info.st_ino)
 
     @property
     def address(self) -> int:
@@ -286,6 +298,11 @@ class Buffer:
     def lane(self) -> int:
         """The lane this process adds to. 0: the one shared by all."""
         return int(lib.oshm_buffer_lane(self._handle))
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the program closed the descriptor and it cannot be opened again."""
+        return bool(lib.oshm_buffer_lost(self._handle))
 
     @property
     def statistics(self) -> BufferStatistics:
@@ -374,13 +391,13 @@ class Buffer:
         return int(lib.oshm_collection_begin(self._handle))
 
 
-_all_buffers: weakref.WeakSet[Buffer] = weakref.WeakSet()
+_all_handles: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     Buffer._open_lock = threading.RLock()
-    for buffer in list(_all_buffers):
-        lib.oshm_buffer_after_fork(buffer._handle)
+    for handle in list(_all_handles):
+        lib.oshm_buffer_after_fork(handle)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

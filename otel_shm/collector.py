@@ -74,6 +74,7 @@ class Collector:
         self._resource = resource
         self._observables: list[ObservableGauge] = []
         self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
+        self._said_lost = False
         self._inherited: set[int] = set()  # ids of readers that were made before a fork
         self._start_afresh()
 
@@ -128,6 +129,7 @@ class Collector:
         """
         try:
             if not _pulls(reader) and not self._buffer.collector_acquire():
+                self._complain_if_lost()
                 return None
             self._adopt(reader)
             return self._collect(monotonic() + timeout_millis / 1e3)
@@ -137,6 +139,14 @@ class Collector:
             # Anything else would end a periodic reader's thread for good.
             _logger.exception("A collection failed; the next one tries again.")
             return None
+
+    def _complain_if_lost(self) -> None:
+        if not self._said_lost and self._buffer.is_lost:
+            self._said_lost = True
+            _logger.error(
+                "The program closed the descriptor of the anonymous buffer, as daemons do, so this "
+                "process cannot export. Make the MeterProvider after that, or name a buffer by path."
+            )
 
     def _collect(self, deadline: float) -> MetricsData | None:
         patience = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)

@@ -2,8 +2,8 @@
 """Making a reader that was copied by fork usable: for a child that takes over collecting.
 
 The copy shares connections with the parent's, and its locks are as some parent thread left them. The
-attributes below are private to the SDK and its exporters, so each is looked for and left alone if it
-is not there; tests fail if a supported version renames one.
+attributes below are private to the SDK and its OTLP exporters; tests fail if a supported version
+renames one. Other readers and exporters are left as they are.
 """
 
 from __future__ import annotations
@@ -12,32 +12,25 @@ import copy
 import threading
 from typing import Any
 
-from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
 
 def renew(reader: MetricReader) -> None:
     """Gives a periodic reader its own locks and its exporter its own connections."""
-    if hasattr(reader, "_export_lock"):
-        reader._export_lock = threading.Lock()
-    exporter = getattr(reader, "_exporter", None)
-    if exporter is None:
+    if not isinstance(reader, PeriodicExportingMetricReader):
         return
-    _renew_grpc(exporter)
-    _renew_http(exporter)
+    reader._export_lock = threading.Lock()
+    exporter: Any = reader._exporter
+    if _is_from(exporter, "opentelemetry.exporter.otlp.proto.grpc"):
+        # The old channel is dropped, not closed: closing waits for the parent's threads.
+        exporter._initialize_channel_and_stub()
+    elif _is_from(exporter, "opentelemetry.exporter.otlp.proto.http"):
+        # Until 1.44 the session is the exporter's own.
+        transport = exporter._client._transport if hasattr(exporter, "_client") else exporter
+        adapters = transport._session.adapters
+        for prefix, adapter in list(adapters.items()):
+            adapters[prefix] = copy.copy(adapter)  # a new connection pool with the same settings
 
 
-def _renew_grpc(exporter: Any) -> None:
-    connect = getattr(exporter, "_initialize_channel_and_stub", None)
-    if connect is not None:
-        connect()  # the old channel is dropped, not closed: closing waits for the parent's threads
-
-
-def _renew_http(exporter: Any) -> None:
-    client = getattr(
-        exporter, "_client", None
-    )  # since 1.45; before, the session was the exporter's
-    session = getattr(getattr(client, "_transport", exporter), "_session", None)
-    adapters: Any = getattr(session, "adapters", {})
-    for prefix, adapter in list(adapters.items()):
-        # Copying makes a new connection pool with the same settings.
-        adapters[prefix] = copy.copy(adapter)
+def _is_from(exporter: object, package: str) -> bool:
+    return any(kind.__module__.startswith(package) for kind in type(exporter).__mro__)

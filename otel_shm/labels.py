@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from opentelemetry import metrics
 
-from otel_shm.meter import Meter
+from otel_shm.provider import MeterProvider
 
 _SCOPE = "otel_shm"
 
@@ -43,15 +43,17 @@ class _Labelled:
     def _resolve(self) -> Any:
         """The bound instrument, or None while the global provider is not ours."""
         if self._bound is None:
-            meter = metrics.get_meter(_SCOPE)
-            if isinstance(meter, Meter):
+            provider = metrics.get_meter_provider()
+            if isinstance(provider, MeterProvider):
+                meter = provider.get_meter(_SCOPE)
                 self._bound = self._create(meter).bind(self._attributes)
         return self._bound
 
     def get(self) -> int | float | None:
         """The value now, over all processes; None if nothing was measured yet."""
         bound = self._resolve()
-        return None if bound is None else bound.instrument._owner.read(bound._series)
+        buffer = getattr(bound and bound.instrument, "_owner", None)  # a disabled SDK's has none
+        return None if buffer is None else buffer.read(bound._series)
 
     def __repr__(self) -> str:
         return f"<otel_shm {type(self).__name__} {self._attributes}>"
@@ -132,7 +134,10 @@ class _Family(Generic[_S]):
         """
         # Types count: 1, True and 1.0 are three series, and equal to a dict.
         key = (*labels.items(), *map(type, labels.values()))
-        known = self._series.get(key)
+        try:
+            known = self._series.get(key)
+        except TypeError:  # not hashable, so no label: said below
+            known = None
         if known is not None:
             return known
         self._check(labels)
