@@ -81,6 +81,7 @@ class Collector:
     def _start_afresh(self) -> None:
         # One collection at a time: the scanner is for one thread.
         self._lock = threading.Lock()
+        self._adoption = threading.Lock()
         self._scanner = Scanner(self._buffer)
         # Worked out once a series and instrument: a row keeps its number for the scanner's life.
         self._attributes: list[dict[str, Any] | None] = []
@@ -105,9 +106,12 @@ class Collector:
         return True
 
     def _adopt(self, reader: MetricReader) -> None:
-        if id(reader) in self._inherited:
-            self._inherited.discard(id(reader))
-            inherited_reader.renew(reader)
+        if id(reader) not in self._inherited:
+            return
+        with self._adoption:  # a second thread waits until the reader can be used
+            if id(reader) in self._inherited:
+                inherited_reader.renew(reader)
+                self._inherited.discard(id(reader))
 
     def register_scope(self, record: int, scope: InstrumentationScope) -> None:
         """Data of the scope behind a record is given out under this very object."""

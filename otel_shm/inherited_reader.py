@@ -22,8 +22,12 @@ def renew(reader: MetricReader) -> None:
     reader._export_lock = threading.Lock()
     exporter: Any = reader._exporter
     if _is_from(exporter, "opentelemetry.exporter.otlp.proto.grpc"):
-        # The old channel is dropped, not closed: closing waits for the parent's threads.
-        exporter._initialize_channel_and_stub()
+        if hasattr(exporter, "_export_lock"):  # of the exporter, in older versions
+            exporter._export_lock = threading.Lock()
+        # The old channel is dropped, not closed: closing waits for the parent's threads. Exporters
+        # that cannot connect again (the oldest supported ones) keep it.
+        if hasattr(exporter, "_initialize_channel_and_stub"):
+            exporter._initialize_channel_and_stub()
     elif _is_from(exporter, "opentelemetry.exporter.otlp.proto.http"):
         # Until 1.44 the session is the exporter's own.
         transport = exporter._client._transport if hasattr(exporter, "_client") else exporter

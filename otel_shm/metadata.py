@@ -81,13 +81,18 @@ def instrument_from_key(key: bytes) -> InstrumentIdentity:
     return InstrumentIdentity(message.name, message.unit, message.description)
 
 
+def with_instance_id(resource: Resource) -> Resource:
+    """The resource with a random `service.instance.id`, the SDK's own default since 1.43."""
+    attributes = {_INSTANCE: str(uuid.uuid4()), **resource.attributes}
+    return Resource(attributes, resource.schema_url)
+
+
 def service_resource(resource: Resource) -> Resource:
     """The resource of a whole service: without what belongs to one process, with an instance id."""
     attributes = {
         key: value for key, value in resource.attributes.items() if key not in _OF_ONE_PROCESS
     }
-    attributes.setdefault(_INSTANCE, str(uuid.uuid4()))  # the SDK's default since 1.43
-    return Resource(attributes, resource.schema_url)
+    return with_instance_id(Resource(attributes, resource.schema_url))
 
 
 def resource_key(resource: Resource) -> bytes:

@@ -28,7 +28,12 @@ from otel_shm.disabled import DisabledMeter
 from otel_shm.environment import buffer_options
 from otel_shm.errors import BufferFormatError, BufferFullError
 from otel_shm.instruments import Counter, Gauge, UpDownCounter
-from otel_shm.metadata import resource_from_key, resource_key, service_resource
+from otel_shm.metadata import (
+    resource_from_key,
+    resource_key,
+    service_resource,
+    with_instance_id,
+)
 from otel_shm.meter import Meter
 from otel_shm.observable import ObservableGauge
 
@@ -95,7 +100,9 @@ class MeterProvider(api.MeterProvider):
             path, sizes = buffer_options(buffer, series, lanes, record_bytes)
             buffer = Buffer(path, **sizes)
         self.buffer = buffer
-        self._resource = self._agree_on_resource(resource or Resource.create({}))
+        self._resource = self._agree_on_resource(
+            with_instance_id(Resource.create({})) if resource is None else resource
+        )
         self._collector = Collector(buffer, self._resource)
         self._meters: dict[InstrumentationScope, Meter] = {}
         self._lock = threading.Lock()
