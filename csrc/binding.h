@@ -30,6 +30,9 @@ const oshm_header *oshm_buffer_header(const struct oshm_buffer *buffer);
 /* The number of the lane that this process adds to. 0: the lane shared by all. */
 uint64_t oshm_buffer_lane(const struct oshm_buffer *buffer);
 
+/* Which file it is: its device and inode. */
+void oshm_buffer_identity(const struct oshm_buffer *buffer, uint64_t device_and_inode[2]);
+
 /* 1 if the program closed the buffer's descriptor and it cannot be opened again: measuring goes on,
  * but this process can neither collect nor own a lane. */
 int oshm_buffer_lost(struct oshm_buffer *buffer);

@@ -319,3 +319,9 @@ int oshm_buffer_lost(struct oshm_buffer *buffer)
 {
     return oshm_descriptor(buffer) < 0;
 }
+
+void oshm_buffer_identity(const struct oshm_buffer *buffer, uint64_t device_and_inode[2])
+{
+    device_and_inode[0] = buffer->device;
+    device_and_inode[1] = buffer->inode;
+}

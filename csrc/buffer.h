@@ -33,7 +33,9 @@ struct oshm_buffer {
     ino_t inode;
     char *path;                /* absolute; NULL for an anonymous buffer */
     pid_t pid;                 /* of the process that took the lane */
-    _Atomic uint64_t lane;     /* the lane behind the window; seq_cst with window_used */
+    _Atomic uint64_t lane;      /* the lane behind the window */
+    _Atomic uint64_t next_lane; /* the lane that will be, else the same; seq_cst, as window_used */
+    uint64_t generation;        /* of the lane, when this process took it */
     unsigned char *window;     /* this process's lane, mapped a second time */
     _Atomic bool *window_used; /* a page of the window each: an address in it was given out */
     unsigned char *fork_guard; /* a page the kernel wipes in a forked child: 1 = not forked since */

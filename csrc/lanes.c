@@ -32,22 +32,29 @@ bool oshm_lane_live(struct oshm_buffer *buffer, uint64_t lane)
     return lane == 0 || lane == buffer->lane || oshm_lock_elsewhere(buffer, OSHM_LOCK_LIVE + lane);
 }
 
+/* Makes a run usable in a lane. Returns: whether it is; lane 0 is, for any published series. */
+static bool make_usable(struct oshm_buffer *buffer, uint64_t lane, uint64_t offset, uint64_t bytes)
+{
+    return lane == 0 ||
+           oshm_pages_ensure(buffer, lane_offset(buffer, lane) + offset, bytes) == OSHM_OK;
+}
+
 oshm_slot *oshm_lane_run(struct oshm_buffer *buffer, uint64_t first_slot, uint64_t slots,
                          uint8_t fold)
 {
-    uint64_t offset = first_slot * sizeof(oshm_slot), bytes = slots * sizeof(oshm_slot), lane;
+    uint64_t offset = first_slot * sizeof(oshm_slot), bytes = slots * sizeof(oshm_slot);
+    uint64_t last = (offset + bytes - 1) / buffer->page_bytes, lane, next;
     do {
         lane = buffer->lane;
-        if (fold == OSHM_LAST || lane == 0 ||
-            oshm_pages_ensure(buffer, lane_offset(buffer, lane) + offset, bytes) != OSHM_OK)
+        next = buffer->next_lane;
+        if (fold == OSHM_LAST || lane == 0 || !make_usable(buffer, lane, offset, bytes) ||
+            !make_usable(buffer, next, offset, bytes))
             return (oshm_slot *)(void *)(buffer->base + lane_offset(buffer, 0) + offset);
-
-        uint64_t last = (offset + bytes - 1) / buffer->page_bytes;
         for (uint64_t page = offset / buffer->page_bytes; page <= last; page++)
             buffer->window_used[page] = true;
-        /* seq_cst: if the lane is still the same, a thread that is about to change it (it stores the
-         * lane first) will see the pages marked and allocate them in the new one. */
-    } while (buffer->lane != lane);
+        /* If neither has changed by now, a thread that changes the lane later (it stores next_lane
+         * first) sees the pages marked, and allocates them there before it moves the window. */
+    } while (buffer->lane != lane || buffer->next_lane != next);
     return (oshm_slot *)(void *)(buffer->window + offset);
 }
 
@@ -76,7 +83,9 @@ static void clean_lane(struct oshm_buffer *buffer, uint64_t lane)
 static void publish_lane(struct oshm_buffer *buffer, uint64_t lane)
 {
     oshm_lane *entry = &buffer->lane_table[lane];
-    if (atomic_fetch_add_explicit(&entry->generation, 1, memory_order_relaxed) != 0)
+    uint64_t before = atomic_fetch_add_explicit(&entry->generation, 1, memory_order_relaxed);
+    buffer->generation = before + 1;
+    if (before != 0)
         clean_lane(buffer, lane);
     atomic_store_explicit(&entry->pid, (uint64_t)getpid(), memory_order_relaxed);
     uint64_t used = atomic_load_explicit(&buffer->header->lanes_used, memory_order_relaxed);
@@ -118,11 +127,11 @@ static void unlock_lane(struct oshm_buffer *buffer, uint64_t lane)
 int oshm_lane_take(struct oshm_buffer *buffer)
 {
     uint64_t before = buffer->lane, lane = lock_free_lane(buffer);
-    buffer->lane = lane; /* first of all: see oshm_lane_run */
+    buffer->next_lane = lane; /* first of all: see oshm_lane_run */
     if (lane != 0 && !allocate_used_pages(buffer, lane)) {
         /* No memory: in lane 0 all pages of published series are allocated. */
         unlock_lane(buffer, lane);
-        buffer->lane = lane = 0;
+        buffer->next_lane = lane = 0;
     }
     if (lane != 0)
         publish_lane(buffer, lane);
@@ -132,19 +141,26 @@ int oshm_lane_take(struct oshm_buffer *buffer)
                         oshm_descriptor(buffer), (off_t)lane_offset(buffer, lane));
     if (window == MAP_FAILED) {
         unlock_lane(buffer, lane);
-        buffer->lane = before;
+        buffer->next_lane = before;
         return OSHM_ERROR_SYSTEM;
     }
     buffer->window = window;
+    buffer->lane = lane;
     return OSHM_OK;
 }
 
 void oshm_lane_keep(struct oshm_buffer *buffer)
 {
-    if (buffer->lane == 0)
+    uint64_t lane = buffer->lane;
+    if (lane == 0 || !oshm_lock_try(buffer, OSHM_LOCK_LANES + lane)) {
+        /* There was none free, or it was lost to another process: sharing it was correct. */
+        if (oshm_descriptor(buffer) >= 0)
+            oshm_lane_take(buffer);
         return;
-    if (oshm_lock_try(buffer, OSHM_LOCK_LANES + buffer->lane))
-        oshm_lock_try(buffer, OSHM_LOCK_LIVE + buffer->lane);
-    else if (oshm_descriptor(buffer) >= 0)
-        oshm_lane_take(buffer); /* taken by another process meanwhile: sharing it was correct */
+    }
+    if (atomic_load_explicit(&buffer->lane_table[lane].generation, memory_order_relaxed) ==
+        buffer->generation)
+        oshm_lock_try(buffer, OSHM_LOCK_LIVE + lane);
+    else
+        publish_lane(buffer, lane); /* another process had it meanwhile, and is gone */
 }

@@ -94,11 +94,13 @@ static int by_position(const void *a, const void *b)
     return left < right ? -1 : left > right;
 }
 
-/* Takes up the series that were published since the last scan. */
+/* Takes up the series that were published since the last scan.
+ * Returns: whether there was memory for all of them; the others are left for the next scan. */
 static bool find_new(struct oshm_scanner *scanner)
 {
     struct oshm_buffer *buffer = scanner->buffer;
     size_t before = scanner->count;
+    bool complete = true;
     for (uint64_t i = 0; i < buffer->at.cells; i++) {
         if (i % (buffer->page_bytes / 8) == 0 &&
             !oshm_pages_ready(buffer, buffer->at.index + i * 8, 8)) {
@@ -114,8 +116,9 @@ static bool find_new(struct oshm_scanner *scanner)
         uint64_t position = cell & OSHM_CELL_POSITION;
         if (oshm_record_get(buffer, position, &record, &key) == OSHM_OK &&
             record.type == OSHM_SERIES) {
-            if (scanner->count == scanner->capacity && !grow(scanner))
-                return false;
+            complete = scanner->count < scanner->capacity || grow(scanner);
+            if (!complete)
+                break;
             scanner->known[scanner->count++] = known_series(position, &record);
         }
         scanner->seen[i] = cell;
@@ -125,7 +128,7 @@ static bool find_new(struct oshm_scanner *scanner)
               by_position);
     for (size_t i = before; i < scanner->count; i++)
         scanner->rows[i] = new_row(&scanner->known[i]);
-    return true;
+    return complete;
 }
 
 /* Marks the lanes whose owners are alive. Returns: the number of lanes that were ever used. */

@@ -101,6 +101,13 @@ def _identity(path: str) -> _Identity | None:
     return None
 
 
+def _identity_of(handle: Any) -> _Identity:
+    """Which file a handle maps."""
+    out = ffi.new("uint64_t[2]")
+    lib.oshm_buffer_identity(handle, out)
+    return (out[0], out[1])
+
+
 class Row(NamedTuple):
     """A series as one scan saw it. `value` is None where it has nothing to report."""
 
@@ -220,10 +227,10 @@ class Buffer:
     """
 
     # What this process has of each file: the object, and the mapping, which lives on as long as
-    # anything that measures in it.
+    # anything that measures in it. A mapping stays noted, as a dead reference, until it is closed.
     _open: ClassVar[weakref.WeakValueDictionary[_Identity, Buffer]] = weakref.WeakValueDictionary()
-    _mapped: ClassVar[weakref.WeakValueDictionary[_Identity, Any]] = weakref.WeakValueDictionary()
-    _open_lock = threading.RLock()
+    _mapped: ClassVar[dict[_Identity, weakref.ref[Any]]] = {}
+    _changed = threading.Condition(threading.RLock())
 
     def __new__(
         cls,
@@ -243,13 +250,17 @@ class Buffer:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or "\0" in name:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
-        with cls._open_lock:
+        with cls._changed:
             # One descriptor a process and file: closing a second one would drop the first's locks.
-            identity = _identity(name)
-            known = cls._open.get(identity) if identity else None
-            if known is not None:
-                return known
-            handle = cls._mapped.get(identity) if identity else None
+            handle = None
+            while (identity := _identity(name)) in cls._mapped:
+                known = cls._open.get(identity)
+                if known is not None:
+                    return known
+                handle = cls._mapped[identity]()
+                if handle is not None:
+                    break
+                cls._changed.wait()  # another thread is closing it
             while handle is None:
                 try:
                     handle = cls._map(lib.oshm_buffer_attach, name)
@@ -257,10 +268,7 @@ class Buffer:
                     with contextlib.suppress(FileExistsError):  # another process was first: attach
                         handle = cls._map(lib.oshm_buffer_create, name, *sizes.values())
             buffer = cls._wrap(handle, name)
-            identity = _identity(name)
-            if identity:  # else it was unlinked meanwhile, and cannot be opened again
-                cls._open[identity] = buffer
-                cls._mapped[identity] = handle
+            cls._open[_identity_of(handle)] = buffer
             return buffer
 
     @classmethod
@@ -282,9 +290,18 @@ class Buffer:
             raise FileNotFoundError(path)
         if status != lib.OSHM_OK:
             raise _fail(status, path)
-        handle = ffi.gc(out[0], lib.oshm_buffer_close)
-        _all_handles.add(handle)
+        handle = ffi.gc(out[0], cls._close)
+        cls._mapped[_identity_of(handle)] = weakref.ref(handle)
         return handle
+
+    @classmethod
+    def _close(cls, pointer: Any) -> None:
+        """When nobody has a mapping any more. May run in the middle of anything, in any thread."""
+        with cls._changed:
+            identity = _identity_of(pointer)
+            lib.oshm_buffer_close(pointer)
+            cls._mapped.pop(identity, None)
+            cls._changed.notify_all()
 
     _handle: Any
     path: str | None
@@ -391,13 +408,14 @@ class Buffer:
         return int(lib.oshm_collection_begin(self._handle))
 
 
-_all_handles: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
 def _after_fork_in_child() -> None:
-    Buffer._open_lock = threading.RLock()
-    for handle in list(_all_handles):
-        lib.oshm_buffer_after_fork(handle)
+    Buffer._changed = threading.Condition(threading.RLock())
+    for identity, reference in list(Buffer._mapped.items()):
+        handle = reference()
+        if handle is not None:
+            lib.oshm_buffer_after_fork(handle)
+        else:
+            del Buffer._mapped[identity]  # a thread of the parent was closing it
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

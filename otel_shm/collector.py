@@ -74,6 +74,7 @@ class Collector:
         self._resource = resource
         self._observables: list[ObservableGauge] = []
         self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
+        self._is_retired = False
         self._said_lost = False
         self._inherited: set[int] = set()  # ids of readers that were made before a fork
         self._start_afresh()
@@ -135,14 +136,23 @@ class Collector:
             if not _pulls(reader) and not self._buffer.collector_acquire():
                 self._complain_if_lost()
                 return None
-            self._adopt(reader)
-            return self._collect(monotonic() + timeout_millis / 1e3)
+            try:
+                self._adopt(reader)
+                return self._collect(monotonic() + timeout_millis / 1e3)
+            finally:
+                if self._is_retired:
+                    self._buffer.collector_release()
         except MetricsTimeoutError:
             raise
         except Exception:
             # Anything else would end a periodic reader's thread for good.
             _logger.exception("A collection failed; the next one tries again.")
             return None
+
+    def retire(self) -> None:
+        """After the provider's shutdown: collects when asked, but keeps no other process from it."""
+        self._is_retired = True
+        self._buffer.collector_release()
 
     def _complain_if_lost(self) -> None:
         if not self._said_lost and self._buffer.is_lost:

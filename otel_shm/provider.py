@@ -232,7 +232,7 @@ class MeterProvider(api.MeterProvider):
         try:
             errors = self._for_each_reader("shutdown", (deadline - monotonic()) * 1e3)
         finally:
-            self.buffer.collector_release()
+            self._collector.retire()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
             self._at_exit = None
