@@ -22,7 +22,8 @@ from otel_shm.errors import (
     BufferFullError,
     BufferPathError,
     BufferSizeError,
-    OtelShmError,
+    setup_error,
+    why_full,
 )
 
 # Instrument kinds and fold rules, as csrc/layout.h numbers them.
@@ -41,53 +42,12 @@ DEFAULT_RECORD_BYTES = 16 * 1024 * 1024
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
-_PATH_ERRORS = {
-    lib.OSHM_ERROR_SYMLINK: "is a symbolic link, which is not followed: give the path of the file itself",
-    lib.OSHM_ERROR_NOT_REGULAR: "is not a regular file",
-    lib.OSHM_ERROR_OWNER: "belongs to another user: all processes of a buffer run as one user",
-    lib.OSHM_ERROR_MODE: "may be accessed by group or others: its mode must be 0600",
-    lib.OSHM_ERROR_NO_ALLOCATE: "is on a file system without fallocate(): use tmpfs, such as /dev/shm",
-}
-_FORMAT_ERRORS = {
-    lib.OSHM_ERROR_SHORT: "is shorter than a buffer's header: it is truncated, or not a buffer",
-    lib.OSHM_ERROR_MAGIC: "is not an otel_shm buffer",
-    lib.OSHM_ERROR_VERSION: f"has another version than this package's ({lib.OSHM_VERSION})",
-    lib.OSHM_ERROR_PAGE: "was made on a machine with another page size",
-    lib.OSHM_ERROR_LENGTH: "does not have the length its header says: it is truncated or damaged",
-}
-_FULL = {
-    lib.OSHM_FULL_SERIES: "the buffer holds as many series as it was made for (option series)",
-    lib.OSHM_FULL_RECORDS: "the buffer's records are full (option record_bytes)",
-    lib.OSHM_FULL_SLOTS: "the buffer's slots are used up (option series)",
-    lib.OSHM_FULL_MEMORY: "the file system or memory that holds the buffer is full",
-    lib.OSHM_DAMAGED: "the buffer is damaged",
-}
+_STATUS = ffi.typeof("enum oshm_status").elements  # number -> name, as layout.h has them
 
 
 def reason(status: int) -> str:
     """Why a claim found no place, in words."""
-    return _FULL.get(status, f"status {status}")
-
-
-def _fail(status: int, path: str | None) -> OtelShmError:
-    """The exception for a failed create or attach."""
-    where = f"buffer {path!r}" if path else "anonymous buffer"
-    if status == lib.OSHM_ERROR_SIZES:
-        return BufferSizeError(
-            f"{where}: series must be 1 to {2**24}, lanes 2 to 4096, record_bytes 4096 to {2**36}"
-        )
-    if status in _FORMAT_ERRORS:
-        return BufferFormatError(
-            f"{where} {_FORMAT_ERRORS[status]}. Remove the file, or use another path."
-        )
-    if status in _PATH_ERRORS:
-        return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
-    code = ffi.errno
-    no_room = code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM)
-    advice = (
-        ": make room, raise the limit, or make series and record_bytes smaller" if no_room else ""
-    )
-    return BufferPathError(code, f"{where}: {os.strerror(code)}{advice}")
+    return why_full(_STATUS.get(status, str(status)))
 
 
 _Identity = tuple[int, int]  # device and inode
@@ -289,7 +249,7 @@ class Buffer:
         if missing and function is lib.oshm_buffer_attach:
             raise FileNotFoundError(path)
         if status != lib.OSHM_OK:
-            raise _fail(status, path)
+            raise setup_error(_STATUS[status], path, ffi.errno, lib.OSHM_VERSION)
         handle = ffi.gc(out[0], cls._close)
         cls._mapped[_identity_of(handle)] = weakref.ref(handle)
         return handle

@@ -10,6 +10,9 @@ OtelShmError
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class OtelShmError(Exception):
     """Base of the errors of this package."""
@@ -29,3 +32,57 @@ class BufferSizeError(OtelShmError, ValueError):
 
 class BufferFullError(OtelShmError):
     """The buffer has no room for one more scope or instrument."""
+
+
+# What the core's status codes (csrc/layout.h) mean to the one who set the buffer up.
+_PATH_ERRORS = {
+    "OSHM_ERROR_SYMLINK": "is a symbolic link, which is not followed: give the path of the file itself",
+    "OSHM_ERROR_NOT_REGULAR": "is not a regular file",
+    "OSHM_ERROR_OWNER": "belongs to another user: all processes of a buffer run as one user",
+    "OSHM_ERROR_MODE": "may be accessed by group or others: its mode must be 0600",
+    "OSHM_ERROR_NO_ALLOCATE": "is on a file system without fallocate(): use tmpfs, such as /dev/shm",
+}
+_FORMAT_ERRORS = {
+    "OSHM_ERROR_SHORT": "is shorter than a buffer's header: it is truncated, or not a buffer",
+    "OSHM_ERROR_MAGIC": "is not an otel_shm buffer",
+    "OSHM_ERROR_VERSION": "has another version than this package's ({version})",
+    "OSHM_ERROR_PAGE": "was made on a machine with another page size",
+    "OSHM_ERROR_LENGTH": "does not have the length its header says: it is truncated or damaged",
+}
+_FULL = {
+    "OSHM_FULL_SERIES": "the buffer holds as many series as it was made for (option series)",
+    "OSHM_FULL_RECORDS": "the buffer's records are full (option record_bytes)",
+    "OSHM_FULL_SLOTS": "the buffer's slots are used up (option series)",
+    "OSHM_FULL_MEMORY": "the file system or memory that holds the buffer is full",
+    "OSHM_DAMAGED": "the buffer is damaged",
+}
+
+
+def why_full(status: str) -> str:
+    """Why a claim found no place, in words."""
+    return _FULL.get(status, status)
+
+
+def setup_error(status: str, path: str | None, code: int, version: int) -> OtelShmError:
+    """The exception for a buffer that could not be made or attached.
+
+    Args:
+        status: name of an `enum oshm_status`.
+        path: of the buffer; None for an anonymous one.
+        code: errno.
+        version: of the layout that this package reads.
+    """
+    where = f"buffer {path!r}" if path else "anonymous buffer"
+    if status == "OSHM_ERROR_SIZES":
+        return BufferSizeError(
+            f"{where}: series must be 1 to {2**24}, lanes 2 to 4096, record_bytes 4096 to {2**36}"
+        )
+    if status in _FORMAT_ERRORS:
+        what = _FORMAT_ERRORS[status].format(version=version)
+        return BufferFormatError(f"{where} {what}. Remove the file, or use another path.")
+    if status in _PATH_ERRORS:
+        return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
+    advice = ""
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.ENOMEM):
+        advice = ": make room, raise the limit, or make series, lanes and record_bytes smaller"
+    return BufferPathError(code, f"{where}: {os.strerror(code)}{advice}")

@@ -71,7 +71,7 @@ class MeterProvider(api.MeterProvider):
     """
 
     _registered: ClassVar[weakref.WeakSet[MetricReader]] = weakref.WeakSet()
-    _registered_lock = threading.Lock()
+    _registered_lock = threading.RLock()
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class MeterProvider(api.MeterProvider):
         )
         self._collector = Collector(buffer, self._resource)
         self._meters: dict[InstrumentationScope, Meter] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._readers: list[MetricReader] = []
         self._is_shut_down = False
         self._at_exit: Callable[[], None] | None = None
@@ -267,7 +267,7 @@ class MeterProvider(api.MeterProvider):
         return "\n".join(errors)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._collector.after_fork(self._readers)
         for meter in self._meters.values():
             meter.after_fork()
@@ -306,7 +306,7 @@ _all_providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    MeterProvider._registered_lock = threading.Lock()
+    MeterProvider._registered_lock = threading.RLock()
     for provider in list(_all_providers):
         provider._after_fork()
 
