@@ -82,14 +82,20 @@ int oshm_collector_acquire(struct oshm_buffer *buffer);
 /* Says that the holder now makes its last export (before its last scan). */
 void oshm_collector_leave(struct oshm_buffer *buffer);
 
-/* 1 if the process that holds the collector lock makes its last export. */
-int oshm_collector_leaving(const struct oshm_buffer *buffer);
+/* 1 if the process that holds the collector lock will still export what was added up to now. */
+int oshm_collector_stays(const struct oshm_buffer *buffer);
 
 /* Gives the collector lock up. */
 void oshm_collector_release(struct oshm_buffer *buffer);
 
 /* Begins a collection. Returns: its number, which observables are stamped with. */
 uint64_t oshm_collection_begin(struct oshm_buffer *buffer);
+
+/* The number of the last collection begun: a later one has all that this process added before. */
+uint64_t oshm_collection_last(const struct oshm_buffer *buffer);
+
+/* 1 if a process that left exported a collection later than the given one. */
+int oshm_collector_exported_since(const struct oshm_buffer *buffer, uint64_t collection);
 
 /* The series that one process has seen so far, in the order of their records. */
 struct oshm_scanner;

@@ -40,6 +40,8 @@ struct oshm_buffer {
     _Atomic bool *window_used; /* a page of the window each: an address in it was given out */
     unsigned char *fork_guard; /* a page the kernel wipes in a forked child: 1 = not forked since */
     bool collecting;           /* this process holds the collector lock, as far as it knows */
+    bool leaving;              /* ... and makes its last export */
+    uint64_t leaving_collection; /* number of the last collection it began since */
     oshm_slot nowhere[4];      /* the run of a series that has no place at all; nobody reads it */
 };
 

@@ -4,9 +4,13 @@
  *
  * A process that leaves must not take its last updates with it. If it gets the lock it exports them
  * itself. If another process holds the lock and stays, that one will export them. The one case to wait
- * for is a holder that is leaving too and may have scanned already; it says so in collector_state
- * before its last scan. With sequential consistency on both sides, whoever reads "not leaving" after
- * its own last update made that update before the holder's last scan.
+ * for is a holder that is not staying (collector_state is not ACTIVE): it may have scanned already. The
+ * holder says that it leaves before its last scan, so with sequential consistency on both sides whoever
+ * reads ACTIVE after its own last update made that update before the holder's last scan.
+ *
+ * Nor should the exports of processes that leave together queue up. A leaving process notes the number
+ * of the last collection begun; if the lock then comes to it from one that exported a later collection,
+ * that export had everything, and none is left to make.
  */
 #include "lanes.h"
 #include "lock.h"
@@ -22,6 +26,8 @@ int oshm_collector_acquire(struct oshm_buffer *buffer)
     }
     if (!buffer->collecting) {
         buffer->collecting = true;
+        buffer->leaving = false;
+        buffer->leaving_collection = 0;
         oshm_count(&buffer->header->collector_changes);
         atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_ACTIVE); /* seq_cst */
     }
@@ -30,14 +36,15 @@ int oshm_collector_acquire(struct oshm_buffer *buffer)
 
 void oshm_collector_leave(struct oshm_buffer *buffer)
 {
+    buffer->leaving = true;
     atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_LEAVING); /* seq_cst */
     atomic_thread_fence(memory_order_seq_cst); /* and before the loads of the last scan */
 }
 
-int oshm_collector_leaving(const struct oshm_buffer *buffer)
+int oshm_collector_stays(const struct oshm_buffer *buffer)
 {
     atomic_thread_fence(memory_order_seq_cst); /* this process's updates come before the load */
-    return atomic_load(&buffer->header->collector_state) == OSHM_COLLECTOR_LEAVING;
+    return atomic_load(&buffer->header->collector_state) == OSHM_COLLECTOR_ACTIVE;
 }
 
 void oshm_collector_release(struct oshm_buffer *buffer)
@@ -45,11 +52,29 @@ void oshm_collector_release(struct oshm_buffer *buffer)
     if (!buffer->collecting)
         return;
     buffer->collecting = false;
+    if (buffer->leaving_collection != 0)
+        atomic_store(&buffer->header->last_export, buffer->leaving_collection); /* seq_cst */
     atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_NONE);
     oshm_lock_release(buffer, OSHM_LOCK_COLLECTOR);
 }
 
 uint64_t oshm_collection_begin(struct oshm_buffer *buffer)
 {
-    return atomic_fetch_add_explicit(&buffer->header->collection, 1, memory_order_relaxed) + 1;
+    /* seq_cst, and before the loads of the scan: see oshm_collection_last */
+    uint64_t number = atomic_fetch_add(&buffer->header->collection, 1) + 1;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (buffer->collecting && buffer->leaving)
+        buffer->leaving_collection = number;
+    return number;
+}
+
+uint64_t oshm_collection_last(const struct oshm_buffer *buffer)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* this process's updates come before the load */
+    return atomic_load(&buffer->header->collection);
+}
+
+int oshm_collector_exported_since(const struct oshm_buffer *buffer, uint64_t collection)
+{
+    return atomic_load(&buffer->header->last_export) > collection;
 }

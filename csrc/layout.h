@@ -128,9 +128,9 @@ typedef struct oshm_lane {
 
 /* What the holder of the collector lock is doing. */
 enum oshm_collector_state {
-    OSHM_COLLECTOR_NONE = 0,
+    OSHM_COLLECTOR_NONE = 0,   /* nothing any more: it is about to unlock */
     OSHM_COLLECTOR_ACTIVE = 1, /* collects now and then; what is added now it will still export */
-    OSHM_COLLECTOR_LEAVING = 2 /* makes its last export: who leaves too must wait for the lock */
+    OSHM_COLLECTOR_LEAVING = 2 /* makes its last export */
 };
 
 typedef struct oshm_header {
@@ -158,8 +158,9 @@ typedef struct oshm_header {
     oshm_atomic_u64 resource;        /* position of the resource record; CAS from 0, release */
     oshm_atomic_u64 lanes_used;      /* lanes 0..n-1 were ever owned; only grows, CAS */
     oshm_atomic_u64 collector_state; /* enum oshm_collector_state; lock holder only; seq_cst */
-    oshm_atomic_u64 collection;      /* number of the last collection begun; fetch_add */
-    uint64_t pad_rare[4];
+    oshm_atomic_u64 collection;      /* number of the last collection begun; fetch_add, seq_cst */
+    oshm_atomic_u64 last_export;     /* number of the collection that a leaving holder exported; seq_cst */
+    uint64_t pad_rare[3];
 
     /* Counters about ourselves. Any process; fetch_add, relaxed. */
     oshm_atomic_u64 overflowed;        /* measurements that went to an overflow series */

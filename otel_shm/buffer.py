@@ -355,13 +355,22 @@ class Buffer:
         """Says that this process, the collector, now makes its last export."""
         lib.oshm_collector_leave(self._handle)
 
-    def collector_leaving(self) -> bool:
-        """True if the collector process makes its last export."""
-        return bool(lib.oshm_collector_leaving(self._handle))
+    def collector_stays(self) -> bool:
+        """True if the collector process will still export what was added up to now."""
+        return bool(lib.oshm_collector_stays(self._handle))
+
+    def collector_exported_since(self, collection: int) -> bool:
+        """True if a process that left exported a collection later than this number."""
+        return bool(lib.oshm_collector_exported_since(self._handle, collection))
 
     def collector_release(self) -> None:
         """Lets another process collect."""
         lib.oshm_collector_release(self._handle)
+
+    @property
+    def last_collection(self) -> int:
+        """The number of the last collection begun; later ones have what was added before."""
+        return int(lib.oshm_collection_last(self._handle))
 
     def begin_collection(self) -> int:
         """Begins a collection and returns its number."""

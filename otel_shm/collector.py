@@ -75,6 +75,7 @@ class Collector:
         self._observables: list[ObservableGauge] = []
         self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
         self._is_retired = False
+        self._rests = False
         self._said_lost = False
         self._inherited: set[int] = set()  # ids of readers that were made before a fork
         self._start_afresh()
@@ -132,6 +133,8 @@ class Collector:
         Raises:
             MetricsTimeoutError: another collection of this process, or the callbacks, took too long.
         """
+        if self._rests:
+            return None
         try:
             if not _pulls(reader) and not self._buffer.collector_acquire():
                 self._complain_if_lost()
@@ -149,9 +152,14 @@ class Collector:
             _logger.exception("A collection failed; the next one tries again.")
             return None
 
+    def rest(self) -> None:
+        """Until `retire` there is nothing to collect: another process has exported it."""
+        self._rests = True
+
     def retire(self) -> None:
         """After the provider's shutdown: collects when asked, but keeps no other process from it."""
         self._is_retired = True
+        self._rests = False
         self._buffer.collector_release()
 
     def _complain_if_lost(self) -> None:

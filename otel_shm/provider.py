@@ -214,7 +214,8 @@ class MeterProvider(api.MeterProvider):
 
         The process that gets the collector lock exports; if another process holds it and stays, that
         one will. If that one leaves too, this waits for it (at most the timeout), because it may have
-        read the slots before this process's last updates.
+        read the slots before this process's last updates; if it had not, there is nothing left to
+        export.
 
         Args:
             timeout_millis: milliseconds for everything together.
@@ -243,11 +244,14 @@ class MeterProvider(api.MeterProvider):
             )
 
     def _wait_to_leave(self, deadline: float) -> None:
-        """Returns when this process collects, or another that will see all it measured."""
+        """Returns when what this process measured is exported, or will be: by whom, is decided."""
+        before = self.buffer.last_collection
         while not self.buffer.collector_acquire():
-            if not self.buffer.collector_leaving() or monotonic() >= deadline:
+            if self.buffer.collector_stays() or monotonic() >= deadline:
                 return
             sleep(_LEAVING_POLL_SECONDS)
+        if self.buffer.collector_exported_since(before):
+            self._collector.rest()  # one that left at the same time has sent it all
         self.buffer.collector_leave()
 
     def _for_each_reader(self, method: str, timeout_millis: float) -> str:
