@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that name one buffer: who exports, who goes on when that one exits, dies or just stops."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from points import values
+from processes import Gate, Processes, processes, until
+from recording import NEVER, Recorder, recorded
+
+import otel_shm
+from otel_shm._core import ffi, lib
+
+__all__ = ["processes"]  # a fixture: found by its name in this module
+
+Make = Callable[..., otel_shm.MeterProvider]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where recorders of all processes write."""
+    return tmp_path / "exports"
+
+
+def fellow(path: Path, log: Path, interval: float = NEVER) -> otel_shm.MeterProvider:
+    """A provider of a process of its own, on the buffer that all fellows name."""
+    return otel_shm.MeterProvider(
+        [PeriodicExportingMetricReader(Recorder(log), interval)],
+        buffer=path,
+        shutdown_on_exit=False,
+    )
+
+
+@pytest.mark.parametrize("attempt", range(8))
+def test_concurrent_exits_export_everything(
+    attempt: int, buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """All leave at the same moment; the last export has what every one of them added."""
+    gate, count = Gate(), 8
+
+    def work(me: int) -> None:
+        provider = fellow(buffer_path, log, 1 if attempt % 2 else NEVER)
+        counter = provider.get_meter("m").create_counter("c")
+        counter.add(1)
+        gate.wait()
+        for _ in range(10 * (me % 3)):
+            counter.add(1)
+        counter.add(10**me)
+        provider.shutdown()
+
+    children = [processes.fork(work, me) for me in range(count)]
+    gate.open()
+    for child in children:
+        child.result()
+    lines = recorded(log)
+    assert lines[-1].value == sum(1 + 10 * (me % 3) + 10**me for me in range(count))
+    assert [line.value for line in lines] == sorted(line.value for line in lines)
+    assert len({(line.instance, line.start) for line in lines}) == 1
+
+
+def test_another_takes_over_from_a_killed_collector(
+    buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """Whoever exports is killed, one after the other: the next one goes on at its next tick."""
+
+    def work(me: int) -> None:
+        provider = fellow(buffer_path, log, 5)
+        provider.get_meter("m").create_counter("c").add(10**me)
+        threading.Event().wait()  # for ever: it is killed here
+
+    children = [processes.fork(work, me) for me in range(4)]
+    until(lambda: recorded(log) and recorded(log)[-1].value == 1111)
+    exporting: list[int] = []
+    while children:
+        pid = until(lambda: [x.pid for x in recorded(log)[-1:] if x.pid not in exporting])[0]
+        exporting.append(pid)
+        (collector,) = (child for child in children if child.pid == pid)
+        collector.kill()
+        children.remove(collector)
+    lines = recorded(log)
+    assert len(set(exporting)) == 4
+    assert lines[-1].value == 1111
+    assert len({(line.instance, line.start) for line in lines}) == 1
+
+
+def exports_within(path: Path, log: Path) -> None:
+    """A fellow that counts and waits until it has exported itself; else the test waits in vain."""
+    provider = fellow(path, log, 5)
+    provider.get_meter("m").create_counter("c").add(10)
+    until(lambda: any(line.pid == os.getpid() for line in recorded(log)))
+    provider.shutdown()
+
+
+def test_after_a_shutdown_others_export(
+    make_provider: Make, buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """A process that lives on after its provider's shutdown keeps nobody from exporting."""
+    provider = make_provider(
+        PeriodicExportingMetricReader(Recorder(log), NEVER), buffer=buffer_path
+    )
+    provider.get_meter("m").create_counter("c").add(1)
+    provider.force_flush()
+    provider.shutdown()
+    processes.fork(exports_within, buffer_path, log).result()
+    assert recorded(log)[-1].value == 11
+
+
+def test_reading_after_a_shutdown_keeps_nobody_from_exporting(
+    make_provider: Make,
+    reader: InMemoryMetricReader,
+    buffer_path: Path,
+    log: Path,
+    processes: Processes,
+) -> None:
+    """A reader that is asked once more answers, and does not become the collector for good."""
+    provider = make_provider(reader, buffer=buffer_path)
+    provider.get_meter("m").create_counter("c").add(1)
+    provider.shutdown()
+    assert values(reader) == {"{}": 1}
+    processes.fork(exports_within, buffer_path, log).result()
+    assert recorded(log)[-1].value == 11
+
+
+def test_child_of_a_process_that_was_shut_down_keeps_nobody_from_exporting(
+    make_provider: Make, buffer_path: Path, log: Path, tmp_path: Path, processes: Processes
+) -> None:
+    """The SDK starts the reader's thread again in a child, which then collects once more."""
+    reader = PeriodicExportingMetricReader(Recorder(log), NEVER)
+    provider = make_provider(reader, buffer=buffer_path)
+    provider.get_meter("m").create_counter("c").add(1)
+    provider.shutdown()
+    lives = tmp_path / "lives"
+
+    def daemon() -> None:
+        assert reader._daemon_thread is not None
+        reader._daemon_thread.join()
+        lives.touch()
+        threading.Event().wait()  # for ever: it is killed by the end of the test
+
+    processes.fork(daemon)
+    until(lives.exists)
+    processes.fork(exports_within, buffer_path, log).result()
+    assert recorded(log)[-1].value == 11
+
+
+def test_a_collector_that_is_just_done_is_waited_for(
+    buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """Between its last export and the end of its lock a leaving process sends nothing more."""
+    done, go_on = Gate(), Gate()
+    provider = fellow(buffer_path, log)
+
+    def leave() -> None:
+        buffer = otel_shm.Buffer(buffer_path)
+        assert buffer.collector_acquire()
+        header = ffi.cast("oshm_header *", lib.oshm_buffer_header(buffer._handle))
+        header.collector_state = lib.OSHM_COLLECTOR_NONE  # what it says just before it unlocks
+        done.open()
+        go_on.wait()
+
+    other = processes.fork(leave)
+    done.wait()
+    provider.get_meter("m").create_counter("c").add(1)
+    thread = threading.Thread(target=provider.shutdown)
+    thread.start()
+    thread.join(0.2)  # time to go wrong in
+    assert thread.is_alive()
+    go_on.open()
+    other.result()
+    thread.join()
+    assert [line.value for line in recorded(log)] == [1]
+
+
+def test_exits_do_not_queue_up(
+    buffer_path: Path, log: Path, tmp_path: Path, processes: Processes
+) -> None:
+    """Where exporting takes long, whoever waited for an export that has its data needs no other."""
+    gate, slow = Gate(), threading.Event()
+
+    def work() -> None:
+        exporter = Recorder(log, lambda: slow.wait(0.3))
+        provider = otel_shm.MeterProvider(
+            [PeriodicExportingMetricReader(exporter, NEVER)],
+            buffer=buffer_path,
+            shutdown_on_exit=False,
+        )
+        provider.get_meter("m").create_counter("c").add(1)
+        (tmp_path / f"ready{os.getpid()}").touch()
+        gate.wait()
+        provider.shutdown()
+
+    children = [processes.fork(work) for _ in range(6)]
+    until(lambda: len(list(tmp_path.glob("ready*"))) == 6)
+    gate.open()
+    for child in children:
+        child.result()
+    assert recorded(log)[-1].value == 6
+    assert len(recorded(log)) <= 3
