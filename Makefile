@@ -12,10 +12,6 @@ demo: $(VENV)/.installed
 
 # Set up, build, and pass the tests.
 test: $(VENV)/.installed
-	$(RUN) -m pytest -m "not slow" $(ARGS)
-
-# The same with the slow ones.
-test-all: $(VENV)/.installed
 	$(RUN) -m pytest $(ARGS)
 
 lint: $(VENV)/.installed
@@ -35,5 +31,5 @@ $(VENV)/.installed: pyproject.toml $(wildcard csrc/*)
 clean:
 	rm -rf .venv build
 
-.PHONY: demo test test-all lint benchmark clean
+.PHONY: demo test lint benchmark clean
 .DEFAULT_GOAL := test

@@ -41,16 +41,16 @@ int oshm_buffer_lost(struct oshm_buffer *buffer);
 uint64_t oshm_buffer_allocated(const struct oshm_buffer *buffer);
 
 /* Finds or creates the resource of the service: the first process's stands. */
-int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t key_bytes,
+int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint64_t key_bytes,
                         uint64_t *record);
 
 /* Finds or creates a scope. */
-int oshm_scope_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t key_bytes,
+int oshm_scope_claim(struct oshm_buffer *buffer, const uint8_t *key, uint64_t key_bytes,
                      uint64_t *record);
 
 /* Finds or creates an instrument and its overflow series. The first process's fold rule stands. */
 int oshm_instrument_claim(struct oshm_buffer *buffer, uint64_t scope, uint8_t kind, uint8_t fold,
-                          const uint8_t *key, uint32_t key_bytes, uint64_t *record);
+                          const uint8_t *key, uint64_t key_bytes, uint64_t *record);
 
 /* Where a series' measurements go. refused is NULL, or the counter to raise with each of them
  * because the run is not the series' own: the overflow series, or nothing at all. */
@@ -65,7 +65,7 @@ typedef struct oshm_target {
  * is always usable. With measured, the series is started; else by oshm_series_start.
  * Returns: OSHM_OK, or why the series has no run of its own. */
 int oshm_series_claim(struct oshm_buffer *buffer, uint64_t instrument, const uint8_t *attributes,
-                      uint32_t attribute_bytes, int measured, oshm_target *target);
+                      uint64_t attribute_bytes, int measured, oshm_target *target);
 
 /* Notes the first measurement of a claimed series: writes its start time unless it has one. */
 void oshm_series_start(struct oshm_buffer *buffer, const oshm_target *target);

@@ -16,6 +16,7 @@
 #include "clock.h"
 #include "descriptor.h"
 #include "lanes.h"
+#include "lock.h"
 
 /* Works out where everything lies. Returns: OSHM_OK or OSHM_ERROR_SIZES. */
 static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t page,
@@ -78,6 +79,8 @@ static int enter(struct oshm_buffer *buffer)
     buffer->window_used = calloc(buffer->at.lane_bytes / buffer->page_bytes, 1);
     if (buffer->window_used == NULL)
         return OSHM_ERROR_SYSTEM;
+    if (!oshm_lock_works(buffer))
+        return OSHM_ERROR_NO_LOCKS;
     int status = oshm_lane_take(buffer);
     if (status == OSHM_OK)
         oshm_count(&buffer->header->attached);
@@ -158,7 +161,11 @@ static int fill_new_file(struct oshm_buffer *buffer)
     if (fchmod(buffer->file, 0600) != 0 || ftruncate(buffer->file, (off_t)buffer->at.file_bytes) != 0)
         return OSHM_ERROR_SYSTEM;
     /* Header, lane table and page map are touched by everybody: allocated from the start. */
-    if (fallocate(buffer->file, 0, 0, (off_t)buffer->at.index) != 0)
+    int failed;
+    do
+        failed = fallocate(buffer->file, 0, 0, (off_t)buffer->at.index);
+    while (failed && errno == EINTR);
+    if (failed)
         return errno == EOPNOTSUPP ? OSHM_ERROR_NO_ALLOCATE : OSHM_ERROR_SYSTEM;
     int status = map_file(buffer);
     if (status != OSHM_OK)
@@ -299,6 +306,7 @@ uint64_t oshm_buffer_after_fork(struct oshm_buffer *buffer)
     *buffer->fork_guard = 1;
     buffer->pid = getpid();
     buffer->collecting = false; /* the lock stayed with the parent */
+    buffer->keeping = false;    /* and so did its threads */
     /* If it fails the window stays on the parent's lane: slower, and correct. */
     if (oshm_lane_take(buffer) == OSHM_OK)
         oshm_count(&buffer->header->attached);

@@ -36,6 +36,7 @@ struct oshm_buffer {
     _Atomic uint64_t lane;      /* the lane behind the window */
     _Atomic uint64_t next_lane; /* the lane that will be, else the same; seq_cst, as window_used */
     uint64_t generation;        /* of the lane, when this process took it */
+    _Atomic bool keeping;       /* a thread is making sure of the lane, or taking another */
     unsigned char *window;     /* this process's lane, mapped a second time */
     _Atomic bool *window_used; /* a page of the window each: an address in it was given out */
     unsigned char *fork_guard; /* a page the kernel wipes in a forked child: 1 = not forked since */

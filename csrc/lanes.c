@@ -149,7 +149,7 @@ int oshm_lane_take(struct oshm_buffer *buffer)
     return OSHM_OK;
 }
 
-void oshm_lane_keep(struct oshm_buffer *buffer)
+static void keep_lane(struct oshm_buffer *buffer)
 {
     uint64_t lane = buffer->lane;
     if (lane == 0 || !oshm_lock_try(buffer, OSHM_LOCK_LANES + lane)) {
@@ -163,4 +163,13 @@ void oshm_lane_keep(struct oshm_buffer *buffer)
         oshm_lock_try(buffer, OSHM_LOCK_LIVE + lane);
     else
         publish_lane(buffer, lane); /* another process had it meanwhile, and is gone */
+}
+
+void oshm_lane_keep(struct oshm_buffer *buffer)
+{
+    /* One thread at a time: to the kernel all threads are the process that has the lock already. */
+    if (atomic_exchange(&buffer->keeping, true))
+        return;
+    keep_lane(buffer);
+    buffer->keeping = false;
 }

@@ -42,8 +42,9 @@
  * Ownership is a kernel byte-range lock (POSIX F_SETLK) on the lane's number, which the kernel drops
  * when the process dies. Lane 0 belongs to nobody and is everybody's: it holds the series whose rule
  * is "the last write wins", and it is where a process adds that got no lane, or no page in its lane.
- * That is always correct, because every update is one atomic operation; it is only slower. A
- * published series has its page in lane 0 allocated, so lane 0 can never fail.
+ * No sum is ever wrong by that, because every update is one atomic operation; it is only slower, and
+ * what is there counts as live for ever. A published series has its page in lane 0 allocated, so lane
+ * 0 can never fail.
  *
  * Each process maps its lane a second time, at an address of its own: its window. The slot addresses
  * a process keeps point into the window (or into lane 0), so a forked child moves all of them to a
@@ -215,6 +216,7 @@ enum oshm_status {
     OSHM_ERROR_PAGE = -11,       /* made on a machine with another page size */
     OSHM_ERROR_LENGTH = -12,     /* the length is not what the header says: truncated or damaged */
     OSHM_ERROR_NO_ALLOCATE = -13, /* the file system cannot allocate pages */
+    OSHM_ERROR_NO_LOCKS = -14,    /* the file system cannot lock */
     /* What a claim returns where it cannot place a series. */
     OSHM_FULL_SERIES = -20,  /* the buffer holds as many series as it was made for */
     OSHM_FULL_RECORDS = -21, /* no room for the record */

@@ -31,9 +31,21 @@ void oshm_lock_release(struct oshm_buffer *buffer, uint64_t byte)
     set_lock(buffer, byte, F_UNLCK);
 }
 
+static bool get_lock(struct oshm_buffer *buffer, uint64_t byte, struct flock *lock)
+{
+    *lock = (struct flock){
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
+    return fcntl(oshm_descriptor(buffer), F_GETLK, lock) == 0;
+}
+
 bool oshm_lock_elsewhere(struct oshm_buffer *buffer, uint64_t byte)
 {
-    struct flock lock = {
-        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
-    return fcntl(oshm_descriptor(buffer), F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    struct flock lock;
+    return get_lock(buffer, byte, &lock) && lock.l_type != F_UNLCK;
+}
+
+bool oshm_lock_works(struct oshm_buffer *buffer)
+{
+    struct flock lock;
+    return get_lock(buffer, OSHM_LOCK_COLLECTOR, &lock);
 }

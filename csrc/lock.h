@@ -12,3 +12,6 @@ void oshm_lock_release(struct oshm_buffer *buffer, uint64_t byte);
 
 /* True if another process holds it. */
 bool oshm_lock_elsewhere(struct oshm_buffer *buffer, uint64_t byte);
+
+/* True if the file system can lock at all. */
+bool oshm_lock_works(struct oshm_buffer *buffer);

@@ -101,8 +101,8 @@ static int claim(Instrument *self, PyObject *clean, bool measured, oshm_target *
         bytes_free(&key);
         return -1;
     }
-    int status = oshm_series_claim(self->buffer, self->record, key.data, (uint32_t)key.length,
-                                   measured, target);
+    int status = oshm_series_claim(self->buffer, self->record, key.data, key.length, measured,
+                                   target);
     bytes_free(&key);
     struct attributes set;
     if (measured && clean && PyDict_GET_SIZE(clean) > 0) {

@@ -49,7 +49,7 @@ static uint64_t hash_key(const struct oshm_key *key)
 {
     const uint64_t odd = 0x9e3779b97f4a7c15u;
     uint64_t hash = (key->parent << 16 | (uint64_t)key->type << 8 | key->kind) * odd;
-    for (uint32_t i = 0; i < key->length; i += 8) {
+    for (uint64_t i = 0; i < key->length; i += 8) {
         uint64_t word = 0;
         memcpy(&word, key->bytes + i, key->length - i < 8 ? key->length - i : 8);
         hash = ((hash << 5 | hash >> 59) ^ word) * odd;
@@ -111,7 +111,7 @@ int oshm_record_append(struct oshm_buffer *buffer, const struct oshm_key *key, u
     const struct arena slots = {&header->slot_cursor, buffer->at.lanes, sizeof(oshm_slot),
                                 buffer->at.slots, OSHM_FULL_SLOTS};
     uint64_t bytes = oshm_round_up(sizeof(oshm_record) + key->length, 8), first_slot = 0, at;
-    if (bytes > UINT32_MAX)
+    if (bytes > UINT32_MAX || key->length > buffer->record_bytes)
         return OSHM_FULL_RECORDS;
 
     /* Asked first, so that slots are not used up again and again for want of room for a record. */
@@ -128,7 +128,7 @@ int oshm_record_append(struct oshm_buffer *buffer, const struct oshm_key *key, u
 
     oshm_record *record = oshm_record_at(buffer, at);
     record->bytes = (uint32_t)bytes;
-    record->key_bytes = key->length;
+    record->key_bytes = (uint32_t)key->length;
     record->type = key->type;
     record->kind = key->kind;
     record->fold = key->fold;
@@ -146,6 +146,8 @@ int oshm_record_append(struct oshm_buffer *buffer, const struct oshm_key *key, u
 int oshm_record_claim(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t *position)
 {
     oshm_header *header = buffer->header;
+    if (key->length > buffer->record_bytes)
+        return OSHM_FULL_RECORDS;
     uint64_t hash = hash_key(key), mask = buffer->at.cells - 1, mine = 0;
     for (uint64_t probe = 0; probe <= mask; probe++) {
         uint64_t i = (hash + probe) & mask;

@@ -15,7 +15,7 @@ struct oshm_key {
     uint8_t type, kind;
     uint64_t parent;
     const uint8_t *bytes;
-    uint32_t length;
+    uint64_t length;
     uint8_t fold, slots;
     bool limited; /* counts against the buffer's capacity of series */
     uint64_t start_time_unix_nano;

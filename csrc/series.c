@@ -10,9 +10,9 @@
 /* The attributes of an overflow series, {"otel.metric.overflow": true}, as an OTLP KeyValueList:
  * field 1 (26 bytes) { field 1, key (20 bytes); field 2, value (2 bytes) { field 2, bool: true } }. */
 static const uint8_t OVERFLOW_ATTRIBUTES[] = "\x0a\x1a\x0a\x14" "otel.metric.overflow" "\x12\x02\x10\x01";
-#define OVERFLOW_BYTES ((uint32_t)sizeof OVERFLOW_ATTRIBUTES - 1)
+#define OVERFLOW_BYTES (sizeof OVERFLOW_ATTRIBUTES - 1)
 
-int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t key_bytes,
+int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint64_t key_bytes,
                         uint64_t *record)
 {
     oshm_atomic_u64 *pointer = &buffer->header->resource;
@@ -31,7 +31,7 @@ int oshm_resource_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t
     return OSHM_OK;
 }
 
-int oshm_scope_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t key_bytes,
+int oshm_scope_claim(struct oshm_buffer *buffer, const uint8_t *key, uint64_t key_bytes,
                      uint64_t *record)
 {
     struct oshm_key wanted = {.type = OSHM_SCOPE, .bytes = key, .length = key_bytes};
@@ -40,7 +40,7 @@ int oshm_scope_claim(struct oshm_buffer *buffer, const uint8_t *key, uint32_t ke
 
 /* The key of a series of an instrument, as its record has it. */
 static struct oshm_key series_key(uint64_t instrument, const oshm_record *record,
-                                  const uint8_t *attributes, uint32_t bytes)
+                                  const uint8_t *attributes, uint64_t bytes)
 {
     return (struct oshm_key){.type = OSHM_SERIES,
                              .kind = record->kind,
@@ -52,7 +52,7 @@ static struct oshm_key series_key(uint64_t instrument, const oshm_record *record
 }
 
 int oshm_instrument_claim(struct oshm_buffer *buffer, uint64_t scope, uint8_t kind, uint8_t fold,
-                          const uint8_t *key, uint32_t key_bytes, uint64_t *record)
+                          const uint8_t *key, uint64_t key_bytes, uint64_t *record)
 {
     struct oshm_key wanted = {.type = OSHM_INSTRUMENT,
                               .kind = kind,
@@ -96,7 +96,9 @@ static int place(struct oshm_buffer *buffer, struct oshm_key *key, int measured,
     int status = oshm_record_claim(buffer, key, &position);
     if (status != OSHM_OK)
         return status;
-    if (oshm_record_get(buffer, position, &record, &ignored) != OSHM_OK)
+    /* Read again, and so judged again: a hostile process may have written meanwhile. */
+    if (oshm_record_get(buffer, position, &record, &ignored) != OSHM_OK ||
+        record.slots < key->slots)
         return OSHM_DAMAGED;
     target->run = oshm_lane_run(buffer, record.first_slot, record.slots, record.fold);
     target->series = position;
@@ -107,7 +109,7 @@ static int place(struct oshm_buffer *buffer, struct oshm_key *key, int measured,
 }
 
 int oshm_series_claim(struct oshm_buffer *buffer, uint64_t instrument, const uint8_t *attributes,
-                      uint32_t attribute_bytes, int measured, oshm_target *target)
+                      uint64_t attribute_bytes, int measured, oshm_target *target)
 {
     oshm_notice_fork(buffer);
     *target = (oshm_target){.run = buffer->nowhere, .refused = &buffer->header->dropped};

@@ -11,7 +11,7 @@ reader.collect()        in the collector process
   └ scan: new records, fold lanes → rows → MetricsData → any SDK reader and exporter
 """
 
-from otel_shm.buffer import Buffer, BufferStatistics
+from otel_shm.buffer import Buffer
 from otel_shm.errors import (
     BufferFormatError,
     BufferFullError,
@@ -24,6 +24,7 @@ from otel_shm.labels import counter_schema, gauge_schema, gauge_schema_float
 from otel_shm.meter import Meter
 from otel_shm.observable import ObservableGauge
 from otel_shm.provider import MeterProvider
+from otel_shm.readings import BufferStatistics
 
 __version__ = "0.1.0"
 

@@ -13,8 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from otel_shm._core import ffi, lib
 from otel_shm.errors import (
@@ -25,6 +24,7 @@ from otel_shm.errors import (
     setup_error,
     why_full,
 )
+from otel_shm.readings import BufferStatistics, Row
 
 # Instrument kinds and fold rules, as csrc/layout.h numbers them.
 COUNTER: int = lib.OSHM_COUNTER
@@ -68,14 +68,44 @@ def _identity_of(handle: Any) -> _Identity:
     return (out[0], out[1])
 
 
-class Row(NamedTuple):
-    """A series as one scan saw it. `value` is None where it has nothing to report."""
+class _Mapping:
+    """The one mapping of a file in this process, closed when the last of its handles goes.
 
-    series: int
-    instrument: int
-    kind: int
-    start_time_unix_nano: int
-    value: int | float | None
+    The handles are counted, and not left to weak references: those die before the descriptor is
+    closed, and who opens the file in between (another thread, or a finalizer that the same garbage
+    collection runs) would lose its locks to that close.
+    """
+
+    lock = threading.RLock()
+    of_file: ClassVar[dict[_Identity, _Mapping]] = {}
+
+    def __init__(self, pointer: Any) -> None:
+        self._pointer = pointer
+        self.identity = _identity_of(pointer)
+        self._holders: set[object] = set()
+        self.of_file[self.identity] = self
+
+    def handle(self) -> Any:
+        """One more handle, or None if it was closed meanwhile. Called with the lock held."""
+        holder = object()
+        # A garbage collection may let the last other handle go anywhere in here.
+        self._holders.add(holder)
+        if self.of_file.get(self.identity) is not self:
+            return None
+        pointer = ffi.cast("struct oshm_buffer *", self._pointer)
+        return ffi.gc(pointer, lambda _: self._let_go(holder))
+
+    def _let_go(self, holder: object) -> None:
+        """May run in the middle of anything, in any thread."""
+        with self.lock:
+            self._holders.discard(holder)
+            if not self._holders and self.of_file.get(self.identity) is self:
+                del self.of_file[self.identity]
+                lib.oshm_buffer_close(self._pointer)
+
+    def after_fork(self) -> None:
+        """In a forked child."""
+        lib.oshm_buffer_after_fork(self._pointer)
 
 
 def _value(row: Any) -> int | float | None:
@@ -83,19 +113,6 @@ def _value(row: Any) -> int | float | None:
         return None
     value: int | float = row.float_value if row.is_float else row.int_value
     return value
-
-
-@dataclass(frozen=True)
-class BufferStatistics:
-    """The counters a buffer keeps about itself, over all processes."""
-
-    series: int  # series published
-    series_capacity: int
-    overflowed: int  # measurements that went to an overflow series
-    dropped: int  # measurements of instruments the buffer had no room for
-    attached: int  # processes that ever attached
-    collector_changes: int  # times a process became the collector
-    allocated_bytes: int  # memory in use
 
 
 class Series:
@@ -186,11 +203,7 @@ class Buffer:
         BufferSizeError: a size is out of range.
     """
 
-    # What this process has of each file: the object, and the mapping, which lives on as long as
-    # anything that measures in it. A mapping stays noted, as a dead reference, until it is closed.
     _open: ClassVar[weakref.WeakValueDictionary[_Identity, Buffer]] = weakref.WeakValueDictionary()
-    _mapped: ClassVar[dict[_Identity, weakref.ref[Any]]] = {}
-    _changed = threading.Condition(threading.RLock())
 
     def __new__(
         cls,
@@ -205,30 +218,31 @@ class Buffer:
             if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
                 raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
         if path is None:
-            handle = cls._map(lib.oshm_buffer_create, None, *sizes.values())
-            return cls._wrap(handle, None)
+            with _Mapping.lock:
+                made = cls._map(lib.oshm_buffer_create, None, *sizes.values())
+                return cls._wrap(made.handle(), None)
         name = os.fspath(path)
         if not isinstance(name, str) or not name or "\0" in name:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
-        with cls._changed:
+        with _Mapping.lock:
             # One descriptor a process and file: closing a second one would drop the first's locks.
-            handle = None
-            while (identity := _identity(name)) in cls._mapped:
-                known = cls._open.get(identity)
-                if known is not None:
-                    return known
-                handle = cls._mapped[identity]()
-                if handle is not None:
-                    break
-                cls._changed.wait()  # another thread is closing it
-            while handle is None:
+            identity = _identity(name)
+            known = cls._open.get(identity) if identity else None
+            if known is not None:
+                return known
+            mapping = _Mapping.of_file.get(identity) if identity else None
+            handle = mapping.handle() if mapping else None
+            while mapping is None or handle is None:
                 try:
-                    handle = cls._map(lib.oshm_buffer_attach, name)
+                    mapping = cls._map(lib.oshm_buffer_attach, name)
                 except FileNotFoundError:
-                    with contextlib.suppress(FileExistsError):  # another process was first: attach
-                        handle = cls._map(lib.oshm_buffer_create, name, *sizes.values())
+                    try:
+                        mapping = cls._map(lib.oshm_buffer_create, name, *sizes.values())
+                    except FileExistsError:
+                        continue  # another process was first: attach
+                handle = mapping.handle()
             buffer = cls._wrap(handle, name)
-            cls._open[_identity_of(handle)] = buffer
+            cls._open[mapping.identity] = buffer
             return buffer
 
     @classmethod
@@ -239,8 +253,8 @@ class Buffer:
         return buffer
 
     @classmethod
-    def _map(cls, function: Any, path: str | None, *sizes: int) -> Any:
-        """The handle that a function of the core makes; it is unmapped when nobody has it."""
+    def _map(cls, function: Any, path: str | None, *sizes: int) -> _Mapping:
+        """What a function of the core maps. Called with the lock held."""
         out = ffi.new("struct oshm_buffer **")
         status = function(ffi.NULL if path is None else os.fsencode(path), *sizes, out)
         if status == lib.OSHM_ERROR_EXISTS:
@@ -250,18 +264,7 @@ class Buffer:
             raise FileNotFoundError(path)
         if status != lib.OSHM_OK:
             raise setup_error(_STATUS[status], path, ffi.errno, lib.OSHM_VERSION)
-        handle = ffi.gc(out[0], cls._close)
-        cls._mapped[_identity_of(handle)] = weakref.ref(handle)
-        return handle
-
-    @classmethod
-    def _close(cls, pointer: Any) -> None:
-        """When nobody has a mapping any more. May run in the middle of anything, in any thread."""
-        with cls._changed:
-            identity = _identity_of(pointer)
-            lib.oshm_buffer_close(pointer)
-            cls._mapped.pop(identity, None)
-            cls._changed.notify_all()
+        return _Mapping(out[0])
 
     _handle: Any
     path: str | None
@@ -378,13 +381,9 @@ class Buffer:
 
 
 def _after_fork_in_child() -> None:
-    Buffer._changed = threading.Condition(threading.RLock())
-    for identity, reference in list(Buffer._mapped.items()):
-        handle = reference()
-        if handle is not None:
-            lib.oshm_buffer_after_fork(handle)
-        else:
-            del Buffer._mapped[identity]  # a thread of the parent was closing it
+    _Mapping.lock = threading.RLock()
+    for mapping in list(_Mapping.of_file.values()):
+        mapping.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -33,10 +33,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_shm import inherited_reader
 from otel_shm.attributes import decode_attributes
-from otel_shm.buffer import COUNTER, GAUGE, OBSERVABLE_GAUGE, Buffer, Row, Scanner
+from otel_shm.buffer import COUNTER, GAUGE, OBSERVABLE_GAUGE, Buffer, Scanner
 from otel_shm.errors import OtelShmError
 from otel_shm.metadata import InstrumentIdentity, instrument_from_key, scope_from_key
 from otel_shm.observable import ObservableGauge
+from otel_shm.readings import Row
 
 _logger = logging.getLogger(__name__)
 _MAX_CALLBACK_MILLIS = 10_000.0  # the SDK's own bound

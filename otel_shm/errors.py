@@ -41,6 +41,7 @@ _PATH_ERRORS = {
     "OSHM_ERROR_OWNER": "belongs to another user: all processes of a buffer run as one user",
     "OSHM_ERROR_MODE": "may be accessed by group or others: its mode must be 0600",
     "OSHM_ERROR_NO_ALLOCATE": "is on a file system without fallocate(): use tmpfs, such as /dev/shm",
+    "OSHM_ERROR_NO_LOCKS": "is on a file system without locks: use tmpfs, such as /dev/shm",
 }
 _FORMAT_ERRORS = {
     "OSHM_ERROR_SHORT": "is shorter than a buffer's header: it is truncated, or not a buffer",

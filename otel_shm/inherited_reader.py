@@ -25,7 +25,7 @@ def renew(reader: MetricReader) -> None:
         if hasattr(exporter, "_export_lock"):  # of the exporter, in older versions
             exporter._export_lock = threading.Lock()
         # The old channel is dropped, not closed: closing waits for the parent's threads. Exporters
-        # that cannot connect again (the oldest supported ones) keep it.
+        # before 1.40 cannot connect again and keep it.
         if hasattr(exporter, "_initialize_channel_and_stub"):
             exporter._initialize_channel_and_stub()
     elif _is_from(exporter, "opentelemetry.exporter.otlp.proto.http"):
