@@ -75,12 +75,10 @@ void oshm_series_start(struct oshm_buffer *buffer, const oshm_target *target);
 int oshm_record_get(const struct oshm_buffer *buffer, uint64_t position, oshm_record *fixed,
                     const uint8_t **key);
 
-/* Tries to become, or makes sure to still be, the process that collects. Never blocks.
+/* Tries to become, or makes sure to still be, the process that collects. Never blocks. leaving: what
+ * it collects from now on is its last export (said before its scan).
  * Returns: 1 if this process holds the collector lock now, else 0. */
-int oshm_collector_acquire(struct oshm_buffer *buffer);
-
-/* Says that the holder now makes its last export (before its last scan). */
-void oshm_collector_leave(struct oshm_buffer *buffer);
+int oshm_collector_acquire(struct oshm_buffer *buffer, int leaving);
 
 /* 1 if the process that holds the collector lock will still export what was added up to now. */
 int oshm_collector_stays(const struct oshm_buffer *buffer);

@@ -15,7 +15,7 @@
 #include "lanes.h"
 #include "lock.h"
 
-int oshm_collector_acquire(struct oshm_buffer *buffer)
+int oshm_collector_acquire(struct oshm_buffer *buffer, int leaving)
 {
     oshm_notice_fork(buffer);
     /* Asked of the kernel each time: locks that were lost (see lock.c) are found out here. */
@@ -26,19 +26,14 @@ int oshm_collector_acquire(struct oshm_buffer *buffer)
     }
     if (!buffer->collecting) {
         buffer->collecting = true;
-        buffer->leaving = false;
         buffer->leaving_collection = 0;
         oshm_count(&buffer->header->collector_changes);
-        atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_ACTIVE); /* seq_cst */
     }
+    buffer->leaving = leaving;
+    atomic_store(&buffer->header->collector_state,
+                 leaving ? OSHM_COLLECTOR_LEAVING : OSHM_COLLECTOR_ACTIVE); /* seq_cst */
+    atomic_thread_fence(memory_order_seq_cst); /* and before the loads of the next scan */
     return 1;
-}
-
-void oshm_collector_leave(struct oshm_buffer *buffer)
-{
-    buffer->leaving = true;
-    atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_LEAVING); /* seq_cst */
-    atomic_thread_fence(memory_order_seq_cst); /* and before the loads of the last scan */
 }
 
 int oshm_collector_stays(const struct oshm_buffer *buffer)

@@ -350,13 +350,13 @@ class Buffer:
             return None
         return _value(row)
 
-    def collector_acquire(self) -> bool:
-        """Becomes, or makes sure to be, the process that collects. Never blocks."""
-        return bool(lib.oshm_collector_acquire(self._handle))
+    def collector_acquire(self, *, leaving: bool = False) -> bool:
+        """Becomes, or makes sure to be, the process that collects. Never blocks.
 
-    def collector_leave(self) -> None:
-        """Says that this process, the collector, now makes its last export."""
-        lib.oshm_collector_leave(self._handle)
+        Args:
+            leaving: what it collects from now on is its last export.
+        """
+        return bool(lib.oshm_collector_acquire(self._handle, leaving))
 
     def collector_stays(self) -> bool:
         """True if the collector process will still export what was added up to now."""

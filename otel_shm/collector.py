@@ -75,6 +75,7 @@ class Collector:
         self._resource = resource
         self._observables: list[ObservableGauge] = []
         self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
+        self._is_leaving = False
         self._is_retired = False
         self._rests = False
         self._said_lost = False
@@ -103,7 +104,7 @@ class Collector:
         """
         if id(reader) not in self._inherited:
             return True
-        if not self._buffer.collector_acquire():
+        if not self.acquire():
             return False
         self._adopt(reader)
         return True
@@ -137,7 +138,7 @@ class Collector:
         if self._rests:
             return None
         try:
-            if not _pulls(reader) and not self._buffer.collector_acquire():
+            if not _pulls(reader) and not self.acquire():
                 self._complain_if_lost()
                 return None
             try:
@@ -152,6 +153,14 @@ class Collector:
             # Anything else would end a periodic reader's thread for good.
             _logger.exception("A collection failed; the next one tries again.")
             return None
+
+    def acquire(self) -> bool:
+        """True if this process is the one that collects. Never blocks."""
+        return self._buffer.collector_acquire(leaving=self._is_leaving)
+
+    def leave(self) -> None:
+        """From now on each collection may be the last: who leaves too waits for its end."""
+        self._is_leaving = True
 
     def rest(self) -> None:
         """Until `retire` there is nothing to collect: another process has exported it."""

@@ -246,13 +246,13 @@ class MeterProvider(api.MeterProvider):
     def _wait_to_leave(self, deadline: float) -> None:
         """Returns when what this process measured is exported, or will be: by whom, is decided."""
         before = self.buffer.last_collection
-        while not self.buffer.collector_acquire():
+        self._collector.leave()
+        while not self._collector.acquire():
             if self.buffer.collector_stays() or monotonic() >= deadline:
                 return
             sleep(_LEAVING_POLL_SECONDS)
         if self.buffer.collector_exported_since(before):
             self._collector.rest()  # one that left at the same time has sent it all
-        self.buffer.collector_leave()
 
     def _for_each_reader(self, method: str, timeout_millis: float) -> str:
         """Calls each reader with what is left of the time. Returns what failed, a line each."""
