@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from points import exact, values
+from sdk_version import SDK
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -159,13 +160,14 @@ def test_amount_that_is_no_number_raises(
     give: Measure, amount: Any, error: type[Exception], reader: InMemoryMetricReader
 ) -> None:
     """What the SDK raises for raises here too, and measures nothing."""
-    stock = sdk.MeterProvider(shutdown_on_exit=False).get_meter("s").create_counter("c")
-    with pytest.raises(error) as theirs:
-        stock.add(amount)
     with pytest.raises(error) as ours:
         give(amount)
-    assert str(ours.value) == str(theirs.value)
     assert values(reader) == {}
+    if SDK >= (1, 45):  # before, it took anything
+        stock = sdk.MeterProvider(shutdown_on_exit=False).get_meter("s").create_counter("c")
+        with pytest.raises(error) as theirs:
+            stock.add(amount)
+        assert str(ours.value) == str(theirs.value)
 
 
 def test_arguments_by_position_and_by_name(measure: Measure, reader: InMemoryMetricReader) -> None:

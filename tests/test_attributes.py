@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.attributes import _clean_attribute_value
+from opentelemetry import attributes as sdk_attributes
 from opentelemetry.proto.common.v1.common_pb2 import KeyValueList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from points import exact
+from sdk_version import todays_sdk
 
 import otel_shm
 from otel_shm import buffer as rules
@@ -108,11 +109,12 @@ def with_log(function: Callable[[], Any]) -> tuple[str, list[tuple[int, str]]]:
         logger.removeHandler(handler)
 
 
+@todays_sdk
 @given(st.dictionaries(ANY_KEYS, ANY, max_size=5))
 def test_cleaned_as_the_sdk_does(attributes: dict[Any, Any]) -> None:
     """Whatever comes, result and log lines are those of the SDK's own cleaning."""
     ours = with_log(lambda: clean_attributes(attributes))
-    assert ours == with_log(lambda: _clean_attribute_value(attributes, None))
+    assert ours == with_log(lambda: sdk_attributes._clean_attribute_value(attributes, None))
 
 
 def test_cleaned_containers_are_new() -> None:
@@ -131,9 +133,8 @@ def test_exception_of_a_text_reaches_the_caller() -> None:
         def __str__(self) -> str:
             raise ZeroDivisionError
 
-    for clean in (clean_attributes, lambda value: _clean_attribute_value(value, None)):
-        with pytest.raises(ZeroDivisionError):
-            clean({"a": Broken()})
+    with pytest.raises(ZeroDivisionError):
+        clean_attributes({"a": Broken()})
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,7 @@ def test_c_writes_the_bytes_of_protobuf(c_encode: Encode, attributes: dict[str, 
         {"a": 1, "ä": 2, "z": 3, "€": 4, "\U0001f600": 5, "Z": 6, "aa": 7},
         {"zero": "a\0b", "\0": 1, "a\0": 2},
         {"min": -(2**63), "max": 2**63 - 1, "minus": -1, "seven": 127, "eight": 128},
+        {"nan": float("nan"), "minus": -float("nan"), "in": (float("nan"), -0.0)},
         {"huge": 1.8e308 * 0.99, "tiny": 5e-324, "inf": float("inf"), "-inf": float("-inf")},
         {"true": True, "false": False, "mixed": (1, True, 1.0, "1", b"1", None)},
         {"enum": Color.RED, "level": Level.ONE, "in": (Color.RED, {"k": Level.ONE})},

@@ -34,6 +34,7 @@ from opentelemetry.sdk.resources import Resource
 from points import exact, points_of, values
 from processes import Processes, processes
 from prometheus_client import CollectorRegistry, generate_latest
+from sdk_version import todays_sdk
 
 from otel_shm import Meter, MeterProvider
 
@@ -147,6 +148,7 @@ def encoded(data: MetricsData | None) -> ExportMetricsServiceRequest:
     return message
 
 
+@todays_sdk
 @given(calls=CALLS, collect_after=st.integers(0, 40))
 def test_same_calls_give_the_same_data(calls: list[Any], collect_after: int) -> None:
     """Point by point and in the same order as the SDK, and the same when encoded as OTLP."""
@@ -244,6 +246,7 @@ def test_only_one_process_gets_data(
     assert values(reader) == {"{}": 21}
 
 
+@todays_sdk
 def test_prometheus_is_answered_in_any_process(
     make_provider: Make, reader: InMemoryMetricReader, processes: Processes
 ) -> None:
@@ -267,6 +270,7 @@ def test_prometheus_is_answered_in_any_process(
     assert "21.0" in generate_latest(registry).decode()
 
 
+@todays_sdk
 def test_prometheus_text(make_provider: Make) -> None:
     """The stock Prometheus exporter works unchanged; the text passes Prometheus' own check."""
     registry = CollectorRegistry()

@@ -14,6 +14,7 @@ from opentelemetry.metrics import Observation
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from points import points_of, values
+from sdk_version import SDK
 
 from otel_shm import Meter, MeterProvider
 
@@ -51,7 +52,7 @@ def test_legal_names(create: Callable[..., Any], name: str) -> None:
 )
 def test_illegal_names_raise_as_in_the_sdk(both: list[Callable[..., Any]], name: str) -> None:
     """The SDK's exception with the SDK's text; nothing is made."""
-    for create in both:
+    for create in both if SDK >= (1, 45) else both[:1]:
         with pytest.raises(Exception) as raised:  # noqa: PT011  # the SDK raises no better type
             create(name)
         text = f"Expected ASCII string of maximum length 255 characters but got {name}"
