@@ -92,7 +92,7 @@ uint64_t oshm_collection_begin(struct oshm_buffer *buffer);
 /* The number of the last collection begun: a later one has all that this process added before. */
 uint64_t oshm_collection_last(const struct oshm_buffer *buffer);
 
-/* 1 if a process that left exported a collection later than the given one. */
+/* 1 if all that a process exported while it left was collected after the given collection. */
 int oshm_collector_exported_since(const struct oshm_buffer *buffer, uint64_t collection);
 
 /* The series that one process has seen so far, in the order of their records. */

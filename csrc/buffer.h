@@ -42,7 +42,7 @@ struct oshm_buffer {
     unsigned char *fork_guard; /* a page the kernel wipes in a forked child: 1 = not forked since */
     bool collecting;           /* this process holds the collector lock, as far as it knows */
     bool leaving;              /* ... and makes its last export */
-    uint64_t leaving_collection; /* number of the last collection it began since */
+    uint64_t leaving_collection; /* number of the first collection it began since; 0 = none */
     oshm_slot nowhere[4];      /* the run of a series that has no place at all; nobody reads it */
 };
 

@@ -9,8 +9,8 @@
  * reads ACTIVE after its own last update made that update before the holder's last scan.
  *
  * Nor should the exports of processes that leave together queue up. A leaving process notes the number
- * of the last collection begun; if the lock then comes to it from one that exported a later collection,
- * that export had everything, and none is left to make.
+ * of the last collection begun; if the lock then comes to it from one whose first collection while
+ * leaving was a later one, the exports of all its readers had everything, and none is left to make.
  */
 #include "lanes.h"
 #include "lock.h"
@@ -58,7 +58,7 @@ uint64_t oshm_collection_begin(struct oshm_buffer *buffer)
     /* seq_cst, and before the loads of the scan: see oshm_collection_last */
     uint64_t number = atomic_fetch_add(&buffer->header->collection, 1) + 1;
     atomic_thread_fence(memory_order_seq_cst);
-    if (buffer->collecting && buffer->leaving)
+    if (buffer->collecting && buffer->leaving && buffer->leaving_collection == 0)
         buffer->leaving_collection = number;
     return number;
 }

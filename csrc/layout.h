@@ -160,7 +160,7 @@ typedef struct oshm_header {
     oshm_atomic_u64 lanes_used;      /* lanes 0..n-1 were ever owned; only grows, CAS */
     oshm_atomic_u64 collector_state; /* enum oshm_collector_state; lock holder only; seq_cst */
     oshm_atomic_u64 collection;      /* number of the last collection begun; fetch_add, seq_cst */
-    oshm_atomic_u64 last_export;     /* number of the collection that a leaving holder exported; seq_cst */
+    oshm_atomic_u64 last_export;     /* number of the first collection of a holder that left; seq_cst */
     uint64_t pad_rare[3];
 
     /* Counters about ourselves. Any process; fetch_add, relaxed. */

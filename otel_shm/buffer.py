@@ -363,7 +363,7 @@ class Buffer:
         return bool(lib.oshm_collector_stays(self._handle))
 
     def collector_exported_since(self, collection: int) -> bool:
-        """True if a process that left exported a collection later than this number."""
+        """True if all that a process exported while it left was collected after this one."""
         return bool(lib.oshm_collector_exported_since(self._handle, collection))
 
     def collector_release(self) -> None:

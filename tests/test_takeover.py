@@ -202,3 +202,43 @@ def test_exits_do_not_queue_up(
         child.result()
     assert recorded(log)[-1].value == 6
     assert len(recorded(log)) <= 3
+
+
+def test_each_of_several_exporters_gets_everything(
+    buffer_path: Path, tmp_path: Path, processes: Processes
+) -> None:
+    """Who leaves while another's first exporter has had its last export makes that one once more."""
+    logs = [tmp_path / "first", tmp_path / "second"]
+    about_to_leave = tmp_path / "about to leave"
+    begun = Gate()
+
+    def hold_up() -> None:
+        if not about_to_leave.exists():
+            begun.open()
+            until(about_to_leave.exists)
+            threading.Event().wait(0.2)  # time to note that this export has begun
+
+    def provider(before: Callable[[], object]) -> otel_shm.MeterProvider:
+        return otel_shm.MeterProvider(
+            [
+                PeriodicExportingMetricReader(Recorder(log, hook), NEVER)
+                for log, hook in zip(logs, (before, lambda: None), strict=True)
+            ],
+            buffer=buffer_path,
+            shutdown_on_exit=False,
+        )
+
+    def leave_later() -> None:
+        late = provider(lambda: None)
+        counter = late.get_meter("m").create_counter("c")
+        begun.wait()
+        counter.add(10)
+        about_to_leave.touch()
+        late.shutdown()
+
+    other = processes.fork(leave_later)
+    first = provider(hold_up)
+    first.get_meter("m").create_counter("c").add(1)
+    first.shutdown()
+    other.result()
+    assert [recorded(log)[-1].value for log in logs] == [11, 11]
