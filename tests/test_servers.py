@@ -195,6 +195,34 @@ def test_the_last_interval_is_not_lost(
         assert_one_series(receiver, 60)
 
 
+def test_a_killed_master_loses_nothing(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """Workers that find their master gone leave, and what they and it had counted is exported."""
+    option, environment = sharing
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            option,
+            "--timeout=2",  # a worker looks for its master twice in that time
+            OTEL_METRIC_EXPORT_INTERVAL=HOUR,
+            **environment,
+        ) as server:
+            server.load(60)
+            workers = server.workers()
+            server.process.kill()
+            server.process.wait()
+            until(lambda: not any(map(is_running, workers)))
+        assert_one_series(receiver, 60)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 def test_reload_goes_on(buffer_path: Path, tmp_path: Path) -> None:
     """SIGHUP replaces all workers; the total and its identity are those of before."""
     with Receiver() as receiver:
