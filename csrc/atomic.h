@@ -28,8 +28,15 @@ _Static_assert(sizeof(oshm_lane) == 64, "a lane's entry is one cache line");
 _Static_assert(offsetof(oshm_header, record_cursor) == 128, "cursors start on their own cache line");
 _Static_assert(offsetof(oshm_header, overflowed) % 64 == 0, "counters are off the cursors' lines");
 _Static_assert(sizeof(oshm_header) == 448, "the header has no hidden padding");
-_Static_assert(sizeof(oshm_record) == 48, "a record's fixed part has no hidden padding");
-_Static_assert(sizeof(oshm_row) == 48, "a row has no hidden padding");
+_Static_assert(sizeof(oshm_record) == 64, "a record's fixed part has no hidden padding");
+_Static_assert(sizeof(oshm_reader) == 64, "a reader's entry is one cache line");
+_Static_assert(sizeof(oshm_stream_key) == 16, "a stream's boundaries start on 8 bytes");
+_Static_assert(sizeof(oshm_row) == 120, "a row has no hidden padding");
+_Static_assert(OSHM_MAX_SCALE - OSHM_MIN_SCALE + 1 == OSHM_SCALES, "a block for every scale");
+
+/* What is worked out anew for each caller, and what is kept out of the callers' way. */
+#define OSHM_INLINE static inline __attribute__((always_inline))
+#define OSHM_APART static __attribute__((noinline))
 
 /* Branch hints for the paths that are taken once a series. */
 #define OSHM_LIKELY(x) __builtin_expect(!!(x), 1)

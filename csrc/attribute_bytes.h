@@ -28,6 +28,12 @@ static inline void bytes_init(struct bytes *out)
     out->capacity = sizeof out->first;
 }
 
+/* Takes the content away; the memory is kept for the next. */
+static inline void bytes_clear(struct bytes *out)
+{
+    out->length = 0;
+}
+
 static inline void bytes_free(struct bytes *out)
 {
     if (out->data != out->first)

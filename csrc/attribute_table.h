@@ -31,9 +31,15 @@ struct attributes {
     PyObject *pairs[2 * TABLE_ATTRIBUTES]; /* key, value, key, value, ... */
 };
 
+/* Where to add: one target a stream of the instrument. */
+struct targets {
+    Py_ssize_t count;
+    oshm_target at[];
+};
+
 struct entry {
     uint64_t hash;
-    oshm_target target;
+    struct targets *targets; /* owned */
     Py_ssize_t count;
     PyObject *pairs[]; /* owned */
 };
@@ -144,8 +150,15 @@ static inline bool entry_matches(const struct entry *entry, const struct attribu
     return true;
 }
 
-/* Returns: the target of the set, or NULL if the table does not have it. */
-static inline const oshm_target *table_find(const struct table *table,
+static void targets_free(struct targets *targets)
+{
+    for (Py_ssize_t i = 0; targets && i < targets->count; i++)
+        oshm_target_release(&targets->at[i]);
+    PyMem_Free(targets);
+}
+
+/* Returns: the targets of the set, or NULL if the table does not have it. */
+static inline const struct targets *table_find(const struct table *table,
                                             const struct attributes *wanted)
 {
     if (table->capacity == 0)
@@ -153,7 +166,7 @@ static inline const oshm_target *table_find(const struct table *table,
     for (size_t i = wanted->hash & (table->capacity - 1); table->entries[i];
          i = (i + 1) & (table->capacity - 1))
         if (entry_matches(table->entries[i], wanted))
-            return &table->entries[i]->target;
+            return table->entries[i]->targets;
     return NULL;
 }
 
@@ -161,6 +174,7 @@ static void entry_free(struct entry *entry)
 {
     for (Py_ssize_t i = 0; i < 2 * entry->count; i++)
         Py_DECREF(entry->pairs[i]);
+    targets_free(entry->targets);
     PyMem_Free(entry);
 }
 
@@ -198,24 +212,54 @@ static bool table_grow(struct table *table)
     return true;
 }
 
-/* Remembers the target of a set, at most half full. Without memory it just does not. */
-static void table_add(struct table *table, const struct attributes *set, const oshm_target *target)
+/* Lets go of the series that are to retire. */
+static void table_sweep(struct table *table)
+{
+    struct table kept = {.capacity = table->capacity};
+    if (table->capacity == 0)
+        return;
+    kept.entries = PyMem_Calloc(kept.capacity, sizeof *kept.entries);
+    if (kept.entries == NULL)
+        return; /* at the next sweep, then */
+    struct table before = *table;
+    *table = kept;
+    for (size_t i = 0; i < before.capacity; i++) {
+        struct entry *entry = before.entries[i];
+        bool retires = false;
+        for (Py_ssize_t t = 0; entry && t < entry->targets->count; t++)
+            retires = retires || oshm_target_retires(&entry->targets->at[t]);
+        if (entry == NULL)
+            continue;
+        if (retires) {
+            entry_free(entry);
+        } else {
+            table_put(table, entry);
+            table->count++;
+        }
+    }
+    PyMem_Free(before.entries);
+}
+
+/* Remembers the targets of a set, at most half full; they are the table's from then on.
+ * Returns: whether it does. Without memory it just does not. */
+static bool table_add(struct table *table, const struct attributes *set, struct targets *targets)
 {
     if (table_find(table, set))
-        return; /* a claim ran Python code that added it meanwhile */
+        return false; /* a claim ran Python code that added it meanwhile */
     if (table->count >= TABLE_ENTRIES)
         table_clear(table);
     if ((table->count + 1) * 2 > table->capacity && !table_grow(table))
-        return;
+        return false;
     size_t objects = (size_t)(2 * set->count);
     struct entry *entry = PyMem_Malloc(sizeof *entry + objects * sizeof entry->pairs[0]);
     if (entry == NULL)
-        return;
+        return false;
     entry->hash = set->hash;
-    entry->target = *target;
+    entry->targets = targets;
     entry->count = set->count;
     for (size_t i = 0; i < objects; i++)
         entry->pairs[i] = Py_NewRef(set->pairs[i]);
     table_put(table, entry);
     table->count++;
+    return true;
 }

@@ -33,37 +33,44 @@ static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint
     at->slots = at->lane_bytes / sizeof(oshm_slot);
 
     uint64_t index_bytes = oshm_round_up(at->cells * 8, page);
-    uint64_t behind_map =
-        index_bytes + oshm_round_up(record_bytes, page) + lanes * at->lane_bytes;
-    at->lane_table = oshm_round_up(sizeof(oshm_header), 64);
+    uint64_t mailbox_bytes = lanes * OSHM_MAILBOX_BYTES;
+    uint64_t behind_map = index_bytes + oshm_round_up(record_bytes, page) +
+                          oshm_round_up(mailbox_bytes, page) +
+                          (lanes + 2 * OSHM_READERS) * at->lane_bytes;
+    at->readers = oshm_round_up(sizeof(oshm_header), 64);
+    at->lane_table = at->readers + OSHM_READERS * sizeof(oshm_reader);
     at->page_map = oshm_round_up(at->lane_table + lanes * sizeof(oshm_lane), page);
     /* One bit for every page behind the map, and for the map and what is before it. */
     uint64_t map_bytes = oshm_round_up((at->page_map + behind_map) / page / 8 * 9 / 8 + 64, page);
     at->page_map_words = map_bytes / 8;
     at->index = at->page_map + map_bytes;
     at->records = at->index + index_bytes;
-    at->lanes = at->records + oshm_round_up(record_bytes, page);
-    at->file_bytes = at->lanes + lanes * at->lane_bytes;
+    at->mailboxes = at->records + oshm_round_up(record_bytes, page);
+    at->lanes = at->mailboxes + oshm_round_up(mailbox_bytes, page);
+    at->baselines = at->lanes + lanes * at->lane_bytes;
+    at->file_bytes = at->baselines + 2 * OSHM_READERS * at->lane_bytes;
     return OSHM_OK;
 }
 
 /* Maps the file and sets the pointers. The sizes in buffer are set already. */
 static int map_file(struct oshm_buffer *buffer)
 {
-    unsigned char *base = mmap(NULL, buffer->at.file_bytes, PROT_READ | PROT_WRITE,
-                               MAP_SHARED | MAP_NORESERVE, buffer->file, 0);
+    int access = buffer->part == OSHM_READS ? PROT_READ : PROT_READ | PROT_WRITE;
+    unsigned char *base = mmap(NULL, buffer->at.file_bytes, access, MAP_SHARED | MAP_NORESERVE,
+                               buffer->file, 0);
     if (base == MAP_FAILED)
         return OSHM_ERROR_SYSTEM;
     madvise(base, buffer->at.file_bytes, MADV_DONTDUMP); /* a core file is no place for it */
     buffer->base = base;
     buffer->header = (oshm_header *)(void *)base;
+    buffer->readers = (oshm_reader *)(void *)(base + buffer->at.readers);
     buffer->lane_table = (oshm_lane *)(void *)(base + buffer->at.lane_table);
     buffer->page_map = (oshm_atomic_u64 *)(void *)(base + buffer->at.page_map);
     buffer->index = (oshm_atomic_u64 *)(void *)(base + buffer->at.index);
     return OSHM_OK;
 }
 
-/* The process-local part of attaching: guard page, lane, window. */
+/* The process-local part of attaching: guard page, and for who measures lane and window. */
 static int enter(struct oshm_buffer *buffer)
 {
     buffer->fork_guard = mmap(NULL, buffer->page_bytes, PROT_READ | PROT_WRITE,
@@ -76,11 +83,13 @@ static int enter(struct oshm_buffer *buffer)
     madvise(buffer->fork_guard, buffer->page_bytes, MADV_WIPEONFORK);
     *buffer->fork_guard = 1;
     buffer->pid = getpid();
+    if (!oshm_lock_works(buffer))
+        return OSHM_ERROR_NO_LOCKS;
+    if (buffer->part != OSHM_MEASURES)
+        return OSHM_OK;
     buffer->window_used = calloc(buffer->at.lane_bytes / buffer->page_bytes, 1);
     if (buffer->window_used == NULL)
         return OSHM_ERROR_SYSTEM;
-    if (!oshm_lock_works(buffer))
-        return OSHM_ERROR_NO_LOCKS;
     int status = oshm_lane_take(buffer);
     if (status == OSHM_OK)
         oshm_count(&buffer->header->attached);
@@ -190,19 +199,21 @@ static int fill_new_file(struct oshm_buffer *buffer)
     return OSHM_OK;
 }
 
-static struct oshm_buffer *new_handle(void)
+static struct oshm_buffer *new_handle(enum oshm_part part)
 {
     struct oshm_buffer *buffer = calloc(1, sizeof *buffer);
-    if (buffer)
+    if (buffer) {
         buffer->file = -1;
+        buffer->part = part;
+    }
     return buffer;
 }
 
 int oshm_buffer_create(const char *path, uint64_t series, uint64_t lanes, uint64_t record_bytes,
-                       struct oshm_buffer **out)
+                       enum oshm_part part, struct oshm_buffer **out)
 {
     char temporary[PATH_MAX] = "";
-    struct oshm_buffer *buffer = new_handle();
+    struct oshm_buffer *buffer = new_handle(part);
     if (buffer == NULL)
         return OSHM_ERROR_SYSTEM;
     buffer->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
@@ -243,10 +254,13 @@ static int check_file(struct oshm_buffer *buffer)
         return OSHM_ERROR_SYSTEM;
     if (!S_ISREG(info.st_mode))
         return OSHM_ERROR_NOT_REGULAR;
-    if (info.st_uid != geteuid())
-        return OSHM_ERROR_OWNER;
-    if (info.st_mode & (S_IRWXG | S_IRWXO))
-        return OSHM_ERROR_MODE;
+    /* Who may read it may look, whosever it is. */
+    if (buffer->part != OSHM_READS) {
+        if (info.st_uid != geteuid())
+            return OSHM_ERROR_OWNER;
+        if (info.st_mode & (S_IRWXG | S_IRWXO))
+            return OSHM_ERROR_MODE;
+    }
     /* Read, not mapped: a short file would fault. */
     ssize_t got = pread(buffer->file, (void *)&header, sizeof header, 0);
     if (got < 0)
@@ -271,26 +285,79 @@ static int check_file(struct oshm_buffer *buffer)
     return OSHM_OK;
 }
 
-int oshm_buffer_attach(const char *path, struct oshm_buffer **out)
+/* True if the path still names the buffer's file. */
+static bool is_at(const struct oshm_buffer *buffer, const char *path)
 {
-    struct oshm_buffer *buffer = new_handle();
+    struct stat info;
+    return lstat(path, &info) == 0 && info.st_dev == buffer->device && info.st_ino == buffer->inode;
+}
+
+/* True if no process has a lane, nor collects. */
+static bool is_unused(struct oshm_buffer *buffer)
+{
+    for (uint64_t lane = 1; lane < buffer->lanes; lane++)
+        if (oshm_lock_elsewhere(buffer, OSHM_LOCK_LANES + lane))
+            return false;
+    return !oshm_lock_elsewhere(buffer, OSHM_LOCK_COLLECTOR);
+}
+
+/* Says that this process attaches: nobody removes the file until it has a lane, and is seen to use it.
+ * With reset it removes the file itself if nobody uses it, and nobody else attaches meanwhile. */
+static int begin_attaching(struct oshm_buffer *buffer, const char *path, bool reset)
+{
+    if (buffer->part == OSHM_READS)
+        return OSHM_OK;
+    if (reset && oshm_lock_try(buffer, OSHM_LOCK_ATTACH) && is_unused(buffer) &&
+        is_at(buffer, path) && unlink(path) == 0)
+        return OSHM_ERROR_REPLACED;
+    return oshm_lock_try_shared(buffer, OSHM_LOCK_ATTACH) && is_at(buffer, path)
+               ? OSHM_OK
+               : OSHM_ERROR_REPLACED;
+}
+
+int oshm_buffer_remove(struct oshm_buffer *buffer, const char *path)
+{
+    if (!oshm_lock_try(buffer, OSHM_LOCK_ATTACH))
+        return 0; /* somebody attaches */
+    int status = !is_at(buffer, path)  ? OSHM_ERROR_REPLACED
+                 : !is_unused(buffer)  ? 0
+                 : unlink(path) == 0   ? 1
+                                       : OSHM_ERROR_SYSTEM;
+    oshm_lock_release(buffer, OSHM_LOCK_ATTACH);
+    return status;
+}
+
+static int attach_opened(struct oshm_buffer *buffer, const char *path, bool reset)
+{
+    int status = check_file(buffer);
+    if (status == OSHM_OK)
+        status = oshm_descriptor_remember(buffer, path);
+    if (status == OSHM_OK && !oshm_lock_works(buffer))
+        status = OSHM_ERROR_NO_LOCKS;
+    if (status == OSHM_OK)
+        status = begin_attaching(buffer, path, reset);
+    if (status == OSHM_OK)
+        status = map_file(buffer);
+    if (status == OSHM_OK)
+        status = enter(buffer);
+    if (status == OSHM_OK && buffer->part != OSHM_READS)
+        oshm_lock_release(buffer, OSHM_LOCK_ATTACH);
+    return status;
+}
+
+int oshm_buffer_attach(const char *path, int reset, enum oshm_part part, struct oshm_buffer **out)
+{
+    struct oshm_buffer *buffer = new_handle(part);
     if (buffer == NULL)
         return OSHM_ERROR_SYSTEM;
-    /* O_NONBLOCK: a FIFO at the path must not stop us; it is refused below. */
-    buffer->file = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    buffer->file = oshm_descriptor_open(buffer, path);
     int status;
     if (buffer->file < 0)
         status = errno == ELOOP    ? OSHM_ERROR_SYMLINK
                  : errno == EISDIR ? OSHM_ERROR_NOT_REGULAR
                                    : OSHM_ERROR_SYSTEM;
     else
-        status = check_file(buffer);
-    if (status == OSHM_OK)
-        status = oshm_descriptor_remember(buffer, path);
-    if (status == OSHM_OK)
-        status = map_file(buffer);
-    if (status == OSHM_OK)
-        status = enter(buffer);
+        status = attach_opened(buffer, path, reset);
     if (status != OSHM_OK)
         oshm_buffer_close(buffer);
     else
@@ -308,7 +375,7 @@ uint64_t oshm_buffer_after_fork(struct oshm_buffer *buffer)
     buffer->collecting = false; /* the lock stayed with the parent */
     buffer->keeping = false;    /* and so did its threads */
     /* If it fails the window stays on the parent's lane: slower, and correct. */
-    if (oshm_lane_take(buffer) == OSHM_OK)
+    if (buffer->part == OSHM_MEASURES && oshm_lane_take(buffer) == OSHM_OK)
         oshm_count(&buffer->header->attached);
     return buffer->lane;
 }

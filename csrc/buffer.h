@@ -14,7 +14,7 @@
 
 /* Where each region lies, from the four sizes; all in bytes. */
 struct oshm_geometry {
-    uint64_t lane_table, page_map, index, records, lanes; /* offsets */
+    uint64_t readers, lane_table, page_map, index, records, mailboxes, lanes, baselines; /* offsets */
     uint64_t page_map_words, cells, slots;                /* counts; slots of one lane */
     uint64_t lane_bytes, file_bytes;
 };
@@ -23,6 +23,7 @@ struct oshm_geometry {
 struct oshm_buffer {
     unsigned char *base; /* the whole file */
     oshm_header *header;
+    oshm_reader *readers;
     oshm_lane *lane_table;
     oshm_atomic_u64 *page_map;
     oshm_atomic_u64 *index;
@@ -32,10 +33,12 @@ struct oshm_buffer {
     dev_t device;              /* which file that is */
     ino_t inode;
     char *path;                /* absolute; NULL for an anonymous buffer */
+    enum oshm_part part;
     pid_t pid;                 /* of the process that took the lane */
     _Atomic uint64_t lane;      /* the lane behind the window */
     _Atomic uint64_t next_lane; /* the lane that will be, else the same; seq_cst, as window_used */
     uint64_t generation;        /* of the lane, when this process took it */
+    _Atomic uint32_t holding;   /* changes with the lane: what was held before is not given back */
     _Atomic bool keeping;       /* a thread is making sure of the lane, or taking another */
     unsigned char *window;     /* this process's lane, mapped a second time */
     _Atomic bool *window_used; /* a page of the window each: an address in it was given out */
@@ -43,7 +46,6 @@ struct oshm_buffer {
     bool collecting;           /* this process holds the collector lock, as far as it knows */
     bool leaving;              /* ... and makes its last export */
     uint64_t leaving_collection; /* number of the first collection it began since; 0 = none */
-    oshm_slot nowhere[4];      /* the run of a series that has no place at all; nobody reads it */
 };
 
 static inline uint64_t oshm_round_up(uint64_t bytes, uint64_t unit)

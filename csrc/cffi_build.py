@@ -8,14 +8,21 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 
-# The inline operations, for the instruments of the cffi backend and for observables.
+# The inline operations, for the instruments of the cffi backend and for observables; and the table of
+# one of them, for its test.
 SLOT_OPERATIONS = """
-void oshm_add_int(oshm_slot *run, int64_t amount);
-void oshm_add_float(oshm_slot *run, double amount);
+bool oshm_add_int(oshm_slot *run, int64_t amount);
+bool oshm_add_float(oshm_slot *run, double amount);
 void oshm_set_int(oshm_slot *run, int64_t value);
 void oshm_set_float(oshm_slot *run, double value);
 void oshm_observed(oshm_slot *run, uint64_t collection);
-void oshm_count(oshm_atomic_u64 *counter);
+int oshm_aggregate_int(const oshm_target *target, int64_t amount);
+int oshm_aggregate_float(const oshm_target *target, double amount);
+uint32_t oshm_bucket(const double *boundaries, uint32_t count, double value);
+uint32_t oshm_bucket_int(const double *boundaries, uint32_t count, int64_t value);
+int32_t oshm_exponential_index(double value, int scale);
+typedef struct oshm_log2_piece { int64_t start; uint32_t slope, bend; } oshm_log2_piece;
+static const oshm_log2_piece oshm_log2_pieces[256];
 """
 
 
@@ -32,7 +39,7 @@ def main() -> None:
     ffi.cdef(declarations("layout.h"))
     ffi.cdef(declarations("binding.h"))
     ffi.cdef(SLOT_OPERATIONS)
-    ffi.set_source("otel_shm._core", '#include "slot.h"\n#include "binding.h"\n')
+    ffi.set_source("otel_shm._core", '#include "stream.h"\n#include "binding.h"\n')
     ffi.emit_c_code(sys.argv[1])
 
 

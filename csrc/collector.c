@@ -60,6 +60,7 @@ uint64_t oshm_collection_begin(struct oshm_buffer *buffer)
     atomic_thread_fence(memory_order_seq_cst);
     if (buffer->collecting && buffer->leaving && buffer->leaving_collection == 0)
         buffer->leaving_collection = number;
+    oshm_collection_wake(buffer);
     return number;
 }
 

@@ -18,6 +18,13 @@ static bool is_our_file(const struct oshm_buffer *buffer, int file)
            info.st_ino == buffer->inode;
 }
 
+int oshm_descriptor_open(const struct oshm_buffer *buffer, const char *path)
+{
+    int access = buffer->part == OSHM_READS ? O_RDONLY : O_RDWR;
+    /* O_NONBLOCK: a FIFO at the path must not stop us; whoever called refuses it. */
+    return open(path, access | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+}
+
 int oshm_descriptor_remember(struct oshm_buffer *buffer, const char *path)
 {
     struct stat info;
@@ -39,7 +46,7 @@ int oshm_descriptor(struct oshm_buffer *buffer)
     if (OSHM_LIKELY(is_our_file(buffer, file)))
         return file;
     if (buffer->path) {
-        file = open(buffer->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        file = oshm_descriptor_open(buffer, buffer->path);
     } else {
         /* An anonymous file can be opened through its mapping, if the kernel lets us. */
         snprintf(mapping, sizeof mapping, "/proc/self/map_files/%lx-%lx",

@@ -14,6 +14,9 @@
  * Returns: OSHM_OK or OSHM_ERROR_SYSTEM. */
 int oshm_descriptor_remember(struct oshm_buffer *buffer, const char *path);
 
+/* Opens the file of a path, as the process's part in the buffer wants it. Returns: as open(). */
+int oshm_descriptor_open(const struct oshm_buffer *buffer, const char *path);
+
 /* The descriptor, opened again if it was closed behind our back: then all locks are gone.
  * Returns: it, or -1 where that is not possible. */
 int oshm_descriptor(struct oshm_buffer *buffer);

@@ -11,9 +11,11 @@
 #include <structmember.h>
 
 #include "measure.h"
+#include "sampled.h"
 
 typedef struct {
-    PyTypeObject *bound_counter, *bound_up_down_counter, *bound_gauge;
+    PyTypeObject *bound_counter, *bound_up_down_counter, *bound_gauge, *bound_histogram;
+    struct sampling sampling;
 } module_state;
 
 static PyObject *counter_add(PyObject *self, PyObject *const *values, Py_ssize_t count,
@@ -34,6 +36,12 @@ static PyObject *gauge_set(PyObject *self, PyObject *const *values, Py_ssize_t c
     return measure((Instrument *)self, values, count, names, SET);
 }
 
+static PyObject *histogram_record(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                                  PyObject *names)
+{
+    return measure((Instrument *)self, values, count, names, RECORD);
+}
+
 static PyObject *bound_counter_add(PyObject *self, PyObject *const *values, Py_ssize_t count,
                                    PyObject *names)
 {
@@ -52,17 +60,31 @@ static PyObject *bound_gauge_set(PyObject *self, PyObject *const *values, Py_ssi
     return measure_bound((Bound *)self, values, count, names, SET);
 }
 
+static PyObject *bound_histogram_record(PyObject *self, PyObject *const *values, Py_ssize_t count,
+                                        PyObject *names)
+{
+    return measure_bound((Bound *)self, values, count, names, RECORD);
+}
+
 static PyObject *bind_as(Instrument *self, PyObject *attributes, PyTypeObject *type)
 {
-    oshm_target target;
-    if (resolve_slowly(self, attributes, false, &target) < 0)
+    PyObject *clean;
+    struct targets *targets;
+    if (clean_copy(self, attributes, &clean) < 0)
         return NULL;
-    Bound *bound = (Bound *)type->tp_alloc(type, 0);
-    if (bound == NULL)
+    BEGIN_EXCLUSIVE((PyObject *)self, clean ? clean : Py_None)
+    targets = claim(self, clean, false);
+    END_EXCLUSIVE()
+    Bound *bound = targets ? (Bound *)type->tp_alloc(type, 0) : NULL;
+    if (bound == NULL) {
+        targets_free(targets);
+        Py_XDECREF(clean);
         return NULL;
+    }
     bound->instrument = (Instrument *)Py_NewRef((PyObject *)self);
-    bound->target = target;
-    bound->run = NULL;
+    bound->targets = targets;
+    bound->attributes = clean;
+    bound->way = (struct short_way){NULL, NULL, NULL};
     return (PyObject *)bound;
 }
 
@@ -100,15 +122,88 @@ static PyObject *gauge_bind(PyObject *self, PyTypeObject *defining, PyObject *co
     return bind(self, defining, values, count, names, offsetof(module_state, bound_gauge));
 }
 
+static PyObject *histogram_bind(PyObject *self, PyTypeObject *defining, PyObject *const *values,
+                                Py_ssize_t count, PyObject *names)
+{
+    return bind(self, defining, values, count, names, offsetof(module_state, bound_histogram));
+}
+
+/* Opens what is measured in from now on: a tuple of (record of a stream, keep or None). The streams of
+ * before stay open behind them, for what was resolved with them.
+ * Returns: 0, or -1 with an exception. */
+static int use_streams(Instrument *self, PyObject *streams)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(streams), opened = 0;
+    struct use *uses =
+        PyMem_Calloc((size_t)(count + self->opened) + 1, sizeof *uses); /* never of size 0 */
+    if (uses == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (; opened < count; opened++) {
+        unsigned long long record;
+        PyObject *keep;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(streams, opened), "KO", &record, &keep))
+            break;
+        if (oshm_stream_open(self->buffer, record, &uses[opened].stream) != OSHM_OK) {
+            PyErr_SetString(PyExc_RuntimeError, "a stream of the buffer is damaged");
+            break;
+        }
+        uses[opened].keep = keep == Py_None ? NULL : Py_NewRef(keep);
+    }
+    if (opened < count) {
+        for (Py_ssize_t i = 0; i < opened; i++) {
+            oshm_stream_close(uses[i].stream);
+            Py_XDECREF(uses[i].keep);
+        }
+        PyMem_Free(uses);
+        return -1;
+    }
+    struct use *before = self->uses;
+    if (self->opened)
+        memcpy(uses + count, before, (size_t)self->opened * sizeof *uses);
+    self->uses = uses;
+    self->use_count = count;
+    self->opened += count;
+    PyMem_Free(before);
+    struct targets *plain = self->plain;
+    self->plain = NULL;
+    self->way = (struct short_way){NULL, NULL, NULL};
+    targets_free(plain);
+    table_clear(&self->table);
+    return 0;
+}
+
+static PyObject *instrument_measure_in(PyObject *object, PyObject *args)
+{
+    Instrument *self = (Instrument *)object;
+    PyObject *streams;
+    int failed;
+    if (!PyArg_ParseTuple(args, "O!", &PyTuple_Type, &streams))
+        return NULL;
+    BEGIN_EXCLUSIVE(object, streams)
+    failed = use_streams(self, streams) < 0;
+    END_EXCLUSIVE()
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *instrument_enabled(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const Instrument *self = (Instrument *)object;
+    return PyBool_FromLong(self->mode != MODE_DISABLED && self->use_count > 0);
+}
+
 static PyObject *instrument_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    PyObject *owner, *described;
-    unsigned long long address, record;
+    PyObject *owner, *described, *streams;
+    unsigned long long address;
     if (keywords && PyDict_GET_SIZE(keywords)) {
         PyErr_SetString(PyExc_TypeError, "an instrument takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "OKKO", &owner, &address, &record, &described))
+    if (!PyArg_ParseTuple(args, "OKOO!", &owner, &address, &described, &PyTuple_Type, &streams))
         return NULL;
     Instrument *self = (Instrument *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -116,14 +211,14 @@ static PyObject *instrument_new(PyTypeObject *type, PyObject *args, PyObject *ke
     self->owner = Py_NewRef(owner);
     self->mapping = PyObject_GetAttrString(owner, "_handle");
     self->buffer = (struct oshm_buffer *)(uintptr_t)address;
-    self->record = record;
+    self->sampling = &((module_state *)PyType_GetModuleState(type))->sampling;
     self->described = Py_NewRef(described);
     self->name = self->mapping ? PyObject_GetAttrString(described, "name") : NULL;
     self->unit = self->name ? PyObject_GetAttrString(described, "unit") : NULL;
     self->description = self->unit ? PyObject_GetAttrString(described, "description") : NULL;
     self->scope =
         self->description ? PyObject_GetAttrString(described, "instrumentation_scope") : NULL;
-    if (self->scope == NULL) {
+    if (self->scope == NULL || use_streams(self, streams) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -142,6 +237,8 @@ static int instrument_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->described);
     Py_VISIT(self->scope);
+    for (Py_ssize_t i = 0; i < self->opened; i++)
+        Py_VISIT(self->uses[i].keep);
     return 0; /* the rest is str; the table holds str, int, float, bool and None only */
 }
 
@@ -153,6 +250,12 @@ static void instrument_dealloc(PyObject *object)
     if (self->weak_references)
         PyObject_ClearWeakRefs(object);
     table_clear(&self->table);
+    targets_free(self->plain);
+    for (Py_ssize_t i = 0; i < self->opened; i++) {
+        oshm_stream_close(self->uses[i].stream);
+        Py_XDECREF(self->uses[i].keep);
+    }
+    PyMem_Free(self->uses);
     Py_XDECREF(self->described);
     Py_XDECREF(self->name);
     Py_XDECREF(self->unit);
@@ -168,6 +271,7 @@ static int bound_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(((Bound *)object)->instrument);
+    Py_VISIT(((Bound *)object)->attributes);
     return 0;
 }
 
@@ -175,6 +279,8 @@ static void bound_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    targets_free(((Bound *)object)->targets); /* which the instrument keeps usable */
+    Py_CLEAR(((Bound *)object)->attributes);
     Py_CLEAR(((Bound *)object)->instrument);
     type->tp_free(object);
     Py_DECREF(type);
@@ -193,22 +299,37 @@ static void bound_dealloc(PyObject *object)
 #define BIND_DOC                                                                                   \
     PyDoc_STR("bind($self, /, attributes=None)\n--\n\n"                                            \
               "Resolves the attributes now. Returns an object that measures without them.")
+#define RECORD_DOC                                                                                 \
+    PyDoc_STR("record($self, /, amount, attributes=None, context=None)\n--\n\n"                    \
+              "Records amount in the series of the attributes.")
+#define ENABLED_DOC                                                                                \
+    PyDoc_STR("enabled($self, /)\n--\n\n"                                                          \
+              "False if what is measured goes nowhere: a disabled meter, or views that drop it.")
 #define BOUND_ADD_DOC                                                                              \
     PyDoc_STR("add($self, /, amount, context=None)\n--\n\nAdds amount to the bound series.")
+#define BOUND_RECORD_DOC                                                                           \
+    PyDoc_STR("record($self, /, amount, context=None)\n--\n\nRecords amount in the bound series.")
 #define BOUND_SET_DOC                                                                              \
     PyDoc_STR("set($self, /, amount, context=None)\n--\n\nSets the bound series to amount.")
 
-static PyMethodDef counter_methods[] = {
-    {"add", FASTCALL(counter_add), MEASURE_FLAGS, ADD_DOC},
-    {"bind", FASTCALL(counter_bind), BIND_FLAGS, BIND_DOC},
-    {NULL, NULL, 0, NULL}};
+#define INSTRUMENT_METHODS                                                                         \
+    {"enabled", instrument_enabled, METH_NOARGS, ENABLED_DOC},                                     \
+        {"_measure_in", instrument_measure_in, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}
+
+static PyMethodDef counter_methods[] = {{"add", FASTCALL(counter_add), MEASURE_FLAGS, ADD_DOC},
+                                        {"bind", FASTCALL(counter_bind), BIND_FLAGS, BIND_DOC},
+                                        INSTRUMENT_METHODS};
 static PyMethodDef up_down_counter_methods[] = {
     {"add", FASTCALL(up_down_counter_add), MEASURE_FLAGS, ADD_DOC},
     {"bind", FASTCALL(up_down_counter_bind), BIND_FLAGS, BIND_DOC},
-    {NULL, NULL, 0, NULL}};
+    INSTRUMENT_METHODS};
 static PyMethodDef gauge_methods[] = {{"set", FASTCALL(gauge_set), MEASURE_FLAGS, SET_DOC},
                                       {"bind", FASTCALL(gauge_bind), BIND_FLAGS, BIND_DOC},
-                                      {NULL, NULL, 0, NULL}};
+                                      INSTRUMENT_METHODS};
+static PyMethodDef histogram_methods[] = {
+    {"record", FASTCALL(histogram_record), MEASURE_FLAGS, RECORD_DOC},
+    {"bind", FASTCALL(histogram_bind), BIND_FLAGS, BIND_DOC},
+    INSTRUMENT_METHODS};
 static PyMethodDef bound_counter_methods[] = {
     {"add", FASTCALL(bound_counter_add), MEASURE_FLAGS, BOUND_ADD_DOC}, {NULL, NULL, 0, NULL}};
 static PyMethodDef bound_up_down_counter_methods[] = {
@@ -216,6 +337,15 @@ static PyMethodDef bound_up_down_counter_methods[] = {
     {NULL, NULL, 0, NULL}};
 static PyMethodDef bound_gauge_methods[] = {
     {"set", FASTCALL(bound_gauge_set), MEASURE_FLAGS, BOUND_SET_DOC}, {NULL, NULL, 0, NULL}};
+static PyMethodDef bound_histogram_methods[] = {
+    {"record", FASTCALL(bound_histogram_record), MEASURE_FLAGS, BOUND_RECORD_DOC},
+    {NULL, NULL, 0, NULL}};
+
+static PyObject *bound_series(PyObject *object, void *Py_UNUSED(closure))
+{
+    const struct targets *targets = ((Bound *)object)->targets;
+    return PyLong_FromUnsignedLongLong(targets->count ? targets->at[0].series : 0);
+}
 
 static PyMemberDef instrument_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Instrument, weak_references), READONLY, NULL},
@@ -224,14 +354,16 @@ static PyMemberDef instrument_members[] = {
     {"description", T_OBJECT_EX, offsetof(Instrument, description), READONLY, NULL},
     {"instrumentation_scope", T_OBJECT_EX, offsetof(Instrument, scope), READONLY, NULL},
     {"_owner", T_OBJECT_EX, offsetof(Instrument, owner), READONLY, NULL},
-    {"_record", T_ULONGLONG, offsetof(Instrument, record), READONLY, NULL},
+    {"_described", T_OBJECT_EX, offsetof(Instrument, described), READONLY, NULL},
+    {"_mode", T_UBYTE, offsetof(Instrument, mode), 0, NULL},
     {NULL, 0, 0, 0, NULL}};
 static PyMemberDef bound_members[] = {
     {"instrument", T_OBJECT_EX, offsetof(Bound, instrument), READONLY,
      "the instrument that was bound"},
-    {"_series", T_ULONGLONG, offsetof(Bound, target) + offsetof(oshm_target, series),
-     READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
+
+static PyGetSetDef bound_getset[] = {{"_series", bound_series, NULL, NULL, NULL},
+                                     {NULL, NULL, NULL, NULL, NULL}};
 
 /* Adds a type to the module. Returns: the type, borrowed, or NULL with an exception. */
 static PyTypeObject *add_type(PyObject *module, const char *name, int size, unsigned int flags,
@@ -271,13 +403,33 @@ static PyTypeObject *add_bound(PyObject *module, const char *name, PyMethodDef *
                            {Py_tp_dealloc, bound_dealloc},
                            {Py_tp_methods, methods},
                            {Py_tp_members, bound_members},
+                           {Py_tp_getset, bound_getset},
                            {0, NULL}};
     return add_type(module, name, sizeof(Bound), Py_TPFLAGS_DISALLOW_INSTANTIATION, slots);
 }
 
+static PyObject *module_is_sampled(PyObject *module, PyObject *const *values, Py_ssize_t count)
+{
+    if (count > 1) {
+        PyErr_SetString(PyExc_TypeError, "_is_sampled() takes one argument: context");
+        return NULL;
+    }
+    module_state *state = PyModule_GetState(module);
+    int sampled = is_sampled(&state->sampling, count ? values[0] : NULL);
+    return sampled < 0 ? NULL : PyBool_FromLong(sampled);
+}
+
+static PyMethodDef module_functions[] = {
+    {"_is_sampled", FASTCALL(module_is_sampled), METH_FASTCALL,
+     PyDoc_STR("_is_sampled(context=None, /)\n--\n\n"
+               "Whether a measurement with this context argument is made in a sampled span.")},
+    {NULL, NULL, 0, NULL}};
+
 static int module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
+    if (sampling_init(&state->sampling) < 0)
+        return -1;
     if (!add_instrument(module, "otel_shm.Counter",
                         "Adds non-negative amounts; the sum over all processes is exported.",
                         counter_methods) ||
@@ -286,18 +438,25 @@ static int module_exec(PyObject *module)
                         up_down_counter_methods) ||
         !add_instrument(module, "otel_shm.Gauge",
                         "Sets amounts; the last one set by any process is exported.",
-                        gauge_methods))
+                        gauge_methods) ||
+        !add_instrument(module, "otel_shm.Histogram",
+                        "Records amounts; their distribution over all processes is exported.",
+                        histogram_methods))
         return -1;
     state->bound_counter =
         add_bound(module, "otel_shm.BoundCounter", bound_counter_methods);
     state->bound_up_down_counter =
         add_bound(module, "otel_shm.BoundUpDownCounter", bound_up_down_counter_methods);
     state->bound_gauge = add_bound(module, "otel_shm.BoundGauge", bound_gauge_methods);
-    if (!state->bound_counter || !state->bound_up_down_counter || !state->bound_gauge)
+    state->bound_histogram =
+        add_bound(module, "otel_shm.BoundHistogram", bound_histogram_methods);
+    if (!state->bound_counter || !state->bound_up_down_counter || !state->bound_gauge ||
+        !state->bound_histogram)
         return -1;
     Py_INCREF(state->bound_counter);
     Py_INCREF(state->bound_up_down_counter);
     Py_INCREF(state->bound_gauge);
+    Py_INCREF(state->bound_histogram);
     return 0;
 }
 
@@ -307,7 +466,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->bound_counter);
     Py_VISIT(state->bound_up_down_counter);
     Py_VISIT(state->bound_gauge);
-    return 0;
+    Py_VISIT(state->bound_histogram);
+    return sampling_traverse(&state->sampling, visit, arg);
 }
 
 static int module_clear(PyObject *module)
@@ -316,6 +476,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->bound_counter);
     Py_CLEAR(state->bound_up_down_counter);
     Py_CLEAR(state->bound_gauge);
+    Py_CLEAR(state->bound_histogram);
+    sampling_clear(&state->sampling);
     return 0;
 }
 
@@ -334,6 +496,7 @@ static struct PyModuleDef module_definition = {
     .m_name = "otel_shm._fast",
     .m_doc = "The CPython types behind the instruments.",
     .m_size = sizeof(module_state),
+    .m_methods = module_functions,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

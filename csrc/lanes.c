@@ -58,8 +58,9 @@ oshm_slot *oshm_lane_run(struct oshm_buffer *buffer, uint64_t first_slot, uint64
     return (oshm_slot *)(void *)(buffer->window + offset);
 }
 
-/* Zeroes what the dead owner of a lane left in slots that count only while their owner lives. */
-static void clean_lane(struct oshm_buffer *buffer, uint64_t lane)
+/* Calls what for every series that was ever published, with its run in a lane where that is allocated. */
+static void for_each_run(struct oshm_buffer *buffer, uint64_t lane,
+                         void (*what)(const struct oshm_buffer *, const oshm_record *, oshm_slot *))
 {
     for (uint64_t i = 0; i < buffer->at.cells; i++) {
         if (!oshm_pages_ready(buffer, buffer->at.index + i * 8, 8)) {
@@ -71,12 +72,43 @@ static void clean_lane(struct oshm_buffer *buffer, uint64_t lane)
         const uint8_t *key;
         if (cell == 0 ||
             oshm_record_get(buffer, cell & OSHM_CELL_POSITION, &record, &key) != OSHM_OK ||
-            record.type != OSHM_SERIES || record.fold == OSHM_SUM || record.fold == OSHM_LAST)
+            record.type != OSHM_SERIES)
             continue;
         oshm_slot *run = oshm_lane_slots(buffer, lane, record.first_slot, record.slots);
-        for (uint64_t s = 0; run && s < record.slots; s++)
-            atomic_store_explicit(&run[s].word, 0, memory_order_relaxed);
+        if (run)
+            what(buffer, &record, run);
     }
+}
+
+/* Zeroes what the dead owner of a lane left in slots that count only while their owner lives, and lets
+ * go of the series it held. */
+static void clean_run(const struct oshm_buffer *buffer, const oshm_record *record, oshm_slot *run)
+{
+    (void)buffer;
+    atomic_store(&run[OSHM_HELD].word, 0); /* seq_cst: see series.c */
+    if (record->fold == OSHM_SUM || record->fold == OSHM_LAST)
+        return;
+    for (uint64_t s = 0; s < record->slots; s++)
+        atomic_store_explicit(&run[s].word, 0, memory_order_relaxed);
+}
+
+/* Holds a series whose address this process may have from before it had this lane. */
+static void hold_run(const struct oshm_buffer *buffer, const oshm_record *record, oshm_slot *run)
+{
+    uint64_t page = record->first_slot * sizeof(oshm_slot) / buffer->page_bytes;
+    if (record->fold != OSHM_LAST && buffer->window_used[page])
+        atomic_fetch_add(&run[OSHM_HELD].word, 1); /* seq_cst: see series.c */
+}
+
+/* In a lane that is new to this process: what it held in the one before it holds here, for as long as it
+ * lives. A forked child has copies of all its parent's addresses, and nobody knows which it will use. */
+static void hold_inherited(struct oshm_buffer *buffer, uint64_t lane)
+{
+    const uint64_t reused = (1u << OSHM_COUNTER) | (1u << OSHM_UP_DOWN_COUNTER) |
+                            (1u << OSHM_GAUGE) | (1u << OSHM_HISTOGRAM);
+    buffer->holding++;
+    if (lane != 0 && (atomic_load(&buffer->header->kept_kinds) & reused) != reused)
+        for_each_run(buffer, lane, hold_run); /* else no slots are ever used again */
 }
 
 /* Makes a lane whose lock this process holds its own: clean, noted, live. */
@@ -86,7 +118,8 @@ static void publish_lane(struct oshm_buffer *buffer, uint64_t lane)
     uint64_t before = atomic_fetch_add_explicit(&entry->generation, 1, memory_order_relaxed);
     buffer->generation = before + 1;
     if (before != 0)
-        clean_lane(buffer, lane);
+        for_each_run(buffer, lane, clean_run);
+    atomic_store(&entry->publishes, 0);
     atomic_store_explicit(&entry->pid, (uint64_t)getpid(), memory_order_relaxed);
     uint64_t used = atomic_load_explicit(&buffer->header->lanes_used, memory_order_relaxed);
     while (used <= lane && !atomic_compare_exchange_weak_explicit(
@@ -135,6 +168,8 @@ int oshm_lane_take(struct oshm_buffer *buffer)
     }
     if (lane != 0)
         publish_lane(buffer, lane);
+    if (buffer->window != NULL)
+        hold_inherited(buffer, lane);
 
     void *window = mmap(buffer->window, buffer->at.lane_bytes, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_NORESERVE | (buffer->window ? MAP_FIXED : 0),
@@ -151,6 +186,8 @@ int oshm_lane_take(struct oshm_buffer *buffer)
 
 static void keep_lane(struct oshm_buffer *buffer)
 {
+    if (buffer->part != OSHM_MEASURES)
+        return;
     uint64_t lane = buffer->lane;
     if (lane == 0 || !oshm_lock_try(buffer, OSHM_LOCK_LANES + lane)) {
         /* There was none free, or it was lost to another process: sharing it was correct. */

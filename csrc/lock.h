@@ -6,8 +6,10 @@
 
 #include "buffer.h"
 
-/* Takes the lock without waiting. Returns: true if this process holds it now. */
+/* Takes the lock without waiting, for writing or for reading. Returns: true if this process holds it
+ * now. */
 bool oshm_lock_try(struct oshm_buffer *buffer, uint64_t byte);
+bool oshm_lock_try_shared(struct oshm_buffer *buffer, uint64_t byte);
 void oshm_lock_release(struct oshm_buffer *buffer, uint64_t byte);
 
 /* True if another process holds it. */

@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The operations on one series' run of slots: what an instrument call ends in.
+ * The operations on the numbers of one series' run of slots.
  *
  * All of them are lock-free, may run in any number of threads and processes at once, and may be cut
  * short by SIGKILL anywhere: an update is made whole or not at all. The orders are relaxed: a word
  * carries nothing but its own value, and the record that makes it findable was published before.
  * (The one pair that needs an order, an observed value and its stamp, says so.)
+ *
+ * A stamp is the number of the last collection begun. It is there for readers with delta temporality,
+ * which send only what was measured since their last collection, and is written where the words alone
+ * may not tell: a set to the same value, an add that changes nothing, +1 and -1. An update just when a collection
+ * begins may carry the number before; if it changed the value, it is seen by that all the same.
  *
  * A sum is int slot + float slot.
  *   int    two's complement; fetch_add. Never wraps: see oshm_add_int.
@@ -49,8 +54,8 @@ static inline double oshm_word_float(uint64_t word)
     return value;
 }
 
-/* Adds to the float part of a sum. */
-static inline void oshm_add_float(oshm_slot *run, double amount)
+/* Adds to the float part of a sum. Returns: whether that changed it. */
+static inline bool oshm_add_float(oshm_slot *run, double amount)
 {
     oshm_atomic_u64 *slot = &run[OSHM_FLOAT].word;
     uint64_t old = atomic_load_explicit(slot, memory_order_relaxed);
@@ -59,11 +64,12 @@ static inline void oshm_add_float(oshm_slot *run, double amount)
         new = oshm_float_word((old == 0 ? 0.0 : oshm_word_float(old)) + amount);
     } while (!atomic_compare_exchange_weak_explicit(slot, &old, new, memory_order_relaxed,
                                                     memory_order_relaxed));
+    return new != old;
 }
 
 /* The rare part of oshm_add_int: a large amount or a large sum. Adds exactly where the result stays
  * within OSHM_INT_LIMIT, and to the float part where it does not. */
-static inline void oshm_add_large(oshm_slot *run, int64_t amount)
+static inline bool oshm_add_large(oshm_slot *run, int64_t amount)
 {
     oshm_atomic_u64 *slot = &run[OSHM_INT].word;
     uint64_t old = atomic_load_explicit(slot, memory_order_relaxed);
@@ -71,15 +77,15 @@ static inline void oshm_add_large(oshm_slot *run, int64_t amount)
     do {
         if (__builtin_add_overflow((int64_t)old, amount, &new) || new > OSHM_INT_LIMIT ||
             new < -OSHM_INT_LIMIT) {
-            oshm_add_float(run, (double)amount);
-            return;
+            return oshm_add_float(run, (double)amount);
         }
     } while (!atomic_compare_exchange_weak_explicit(slot, &old, (uint64_t)new, memory_order_relaxed,
                                                     memory_order_relaxed));
+    return amount != 0;
 }
 
-/* Adds to the int part of a sum. */
-static inline void oshm_add_int(oshm_slot *run, int64_t amount)
+/* Adds to the int part of a sum. Returns: whether that changed the sum. */
+static inline bool oshm_add_int(oshm_slot *run, int64_t amount)
 {
     oshm_atomic_u64 *slot = &run[OSHM_INT].word;
     int64_t now = (int64_t)atomic_load_explicit(slot, memory_order_relaxed);
@@ -87,7 +93,8 @@ static inline void oshm_add_int(oshm_slot *run, int64_t amount)
                     amount > -OSHM_QUICK_ADD))
         atomic_fetch_add_explicit(slot, (uint64_t)amount, memory_order_relaxed);
     else
-        oshm_add_large(run, amount);
+        return oshm_add_large(run, amount);
+    return amount != 0;
 }
 
 /* Sets a gauge to a double. From then on the series is a double for every process. */
@@ -106,11 +113,19 @@ static inline void oshm_set_int(oshm_slot *run, int64_t value)
         atomic_store_explicit(&run[OSHM_INT].word, (uint64_t)value ^ OSHM_SIGN, memory_order_relaxed);
 }
 
+/* Notes that a series was measured in this collection. */
+static inline void oshm_stamp(oshm_slot *run, const oshm_atomic_u64 *collection)
+{
+    atomic_store_explicit(&run[OSHM_STAMP].word,
+                          atomic_load_explicit(collection, memory_order_relaxed),
+                          memory_order_relaxed);
+}
+
 /* Notes that an observable's value, set just before, belongs to this collection. Release: who reads
  * the stamp with acquire reads that value or a later one. */
 static inline void oshm_observed(oshm_slot *run, uint64_t collection)
 {
-    atomic_store_explicit(&run[OSHM_OBSERVED].word, collection, memory_order_release);
+    atomic_store_explicit(&run[OSHM_STAMP].word, collection, memory_order_release);
 }
 
 /* Counts one event in a counter about ourselves. */
