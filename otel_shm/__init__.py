@@ -16,15 +16,19 @@ from otel_shm.errors import (
     BufferFormatError,
     BufferFullError,
     BufferPathError,
+    BufferRestartError,
+    BufferServiceError,
     BufferSizeError,
     OtelShmError,
 )
-from otel_shm.instruments import Counter, Gauge, UpDownCounter, backend
+from otel_shm.instruments import Counter, Gauge, Histogram, UpDownCounter, backend
 from otel_shm.labels import counter_schema, gauge_schema, gauge_schema_float
 from otel_shm.meter import Meter
-from otel_shm.observable import ObservableGauge
+from otel_shm.observable import ObservableCounter, ObservableGauge, ObservableUpDownCounter
+from otel_shm.producers import MetricProducer
 from otel_shm.provider import MeterProvider
 from otel_shm.readings import BufferStatistics
+from otel_shm.views import View
 
 __version__ = "0.1.0"
 
@@ -33,15 +37,22 @@ __all__ = [
     "BufferFormatError",
     "BufferFullError",
     "BufferPathError",
+    "BufferRestartError",
+    "BufferServiceError",
     "BufferSizeError",
     "BufferStatistics",
     "Counter",
     "Gauge",
+    "Histogram",
     "Meter",
     "MeterProvider",
+    "MetricProducer",
+    "ObservableCounter",
     "ObservableGauge",
+    "ObservableUpDownCounter",
     "OtelShmError",
     "UpDownCounter",
+    "View",
     "backend",
     "counter_schema",
     "gauge_schema",

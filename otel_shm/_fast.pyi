@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Types of the compiled module: csrc/fast.c. To isinstance() the instruments are the API's (they are
 # registered with its abstract classes), and so they are here.
-from typing import final
+from collections.abc import Callable
+from typing import Any, final
 
 from opentelemetry import metrics
 from opentelemetry.context import Context
@@ -11,9 +12,16 @@ from opentelemetry.util.types import Attributes
 from otel_shm.buffer import Buffer
 from otel_shm.description import Description
 
+def _is_sampled(context: Context | None = None, /) -> bool: ...
+
 class _Instrument:
     def __init__(  # in truth __new__
-        self, owner: Buffer, address: int, record: int, described: Description, /
+        self,
+        owner: Buffer,
+        address: int,
+        described: Description,
+        streams: tuple[tuple[int, Callable[[dict[str, Any]], dict[str, Any]] | None], ...],
+        /,
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -26,7 +34,12 @@ class _Instrument:
     @property
     def _owner(self) -> Buffer: ...
     @property
-    def _record(self) -> int: ...
+    def _described(self) -> Description: ...
+    _mode: int
+    def enabled(self) -> bool: ...
+    def _measure_in(
+        self, streams: tuple[tuple[int, Callable[[dict[str, Any]], dict[str, Any]] | None], ...], /
+    ) -> None: ...
 
 @final
 class Counter(_Instrument, metrics.Counter):
@@ -48,6 +61,21 @@ class Gauge(_Instrument, metrics._Gauge):
         self, amount: float, attributes: Attributes = None, context: Context | None = None
     ) -> None: ...
     def bind(self, attributes: Attributes = None) -> BoundGauge: ...
+
+@final
+class Histogram(_Instrument, metrics.Histogram):
+    def record(
+        self, amount: float, attributes: Attributes = None, context: Context | None = None
+    ) -> None: ...
+    def bind(self, attributes: Attributes = None) -> BoundHistogram: ...
+
+@final
+class BoundHistogram:
+    @property
+    def instrument(self) -> Histogram: ...
+    @property
+    def _series(self) -> int: ...
+    def record(self, amount: float, context: Context | None = None) -> None: ...
 
 @final
 class BoundCounter:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from opentelemetry import metrics as api
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
@@ -18,22 +19,37 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.util._importlib_metadata import entry_points
 
+from otel_shm.configurator import is_configuring, postpone
 from otel_shm.errors import OtelShmError
 from otel_shm.provider import MeterProvider
 
 _PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
-def meter_provider() -> MeterProvider:
+def meter_provider() -> api.MeterProvider:
     """A provider made of standard environment variables: the entry point `otel_shm`.
 
     `OTEL_METRICS_EXPORTER` names exporters, comma-separated (default `otlp`, as the specification has
     it); each configures itself from its own variables, and so do the readers and the resource.
 
+    A configurator that is at work makes all of that itself: it gets what it would get if no provider
+    were named, and ours takes the place of the one that it sets, see `otel_shm.configurator`.
+
     Raises:
         OtelShmError: an exporter or a protocol is not known, or the buffer cannot be used.
     """
-    return MeterProvider(metric_readers=[_reader(name) for name in _exporter_names()])
+    if is_configuring():
+        return postpone()
+    return MeterProvider(metric_readers=readers())
+
+
+def readers() -> list[MetricReader]:
+    """The readers that the environment asks for.
+
+    Raises:
+        OtelShmError: an exporter or a protocol is not known.
+    """
+    return [_reader(name) for name in _exporter_names()]
 
 
 def _exporter_names() -> list[str]:

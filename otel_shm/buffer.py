@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slot buffer, from Python: the only module that touches the cffi binding.
+"""The slot buffer, from Python: making or attaching it, and its records.
 
-The functions of the core let the GIL go during each call. What they return as status codes becomes
-exceptions here.
+The functions of the core (csrc/binding.h) let the GIL go during each call. They are called here and in
+mapping.py, series.py, scanner.py, answers.py and inspection.py, and nowhere else; what they return as
+status codes becomes exceptions.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from otel_shm._core import ffi, lib
@@ -20,167 +18,79 @@ from otel_shm.errors import (
     BufferFormatError,
     BufferFullError,
     BufferPathError,
+    BufferRestartError,
     BufferSizeError,
     setup_error,
     why_full,
 )
-from otel_shm.readings import BufferStatistics, Row
+from otel_shm.mapping import STATUS, Identity, Mapping, identity_at, map_anonymous, map_path
+from otel_shm.readings import BufferStatistics
 
-# Instrument kinds and fold rules, as csrc/layout.h numbers them.
+# Instrument kinds, fold rules and aggregations, as csrc/layout.h numbers them.
 COUNTER: int = lib.OSHM_COUNTER
 UP_DOWN_COUNTER: int = lib.OSHM_UP_DOWN_COUNTER
 GAUGE: int = lib.OSHM_GAUGE
 OBSERVABLE_GAUGE: int = lib.OSHM_OBSERVABLE_GAUGE
+HISTOGRAM: int = lib.OSHM_HISTOGRAM
+OBSERVABLE_COUNTER: int = lib.OSHM_OBSERVABLE_COUNTER
+OBSERVABLE_UP_DOWN_COUNTER: int = lib.OSHM_OBSERVABLE_UP_DOWN_COUNTER
 SUM: int = lib.OSHM_SUM
 LIVE_SUM: int = lib.OSHM_LIVE_SUM
 LAST: int = lib.OSHM_LAST
 ONE: int = lib.OSHM_ONE
+LOWEST: int = lib.OSHM_LOWEST
+HIGHEST: int = lib.OSHM_HIGHEST
+EACH: int = lib.OSHM_EACH
+AGGREGATION_SUM: int = lib.OSHM_AGGREGATION_SUM
+AGGREGATION_LAST: int = lib.OSHM_AGGREGATION_LAST
+AGGREGATION_EXPLICIT: int = lib.OSHM_AGGREGATION_EXPLICIT
+AGGREGATION_EXPONENTIAL: int = lib.OSHM_AGGREGATION_EXPONENTIAL
+DEFAULTED: int = lib.OSHM_DEFAULTED
+NO_MIN_MAX: int = lib.OSHM_NO_MIN_MAX
+FILTERED: int = lib.OSHM_FILTERED
+MAX_SCALE: int = lib.OSHM_MAX_SCALE
+MIN_SCALE: int = lib.OSHM_MIN_SCALE
+READERS: int = lib.OSHM_READERS
+# What part a process has in a buffer, as csrc/binding.h numbers them.
+MEASURES: int = lib.OSHM_MEASURES
+COLLECTS: int = lib.OSHM_COLLECTS
+READS: int = lib.OSHM_READS
 
 DEFAULT_SERIES = 32_768
 DEFAULT_LANES = 128
 DEFAULT_RECORD_BYTES = 16 * 1024 * 1024
+_DEFAULT_SIZES = {
+    "series": DEFAULT_SERIES,
+    "lanes": DEFAULT_LANES,
+    "record_bytes": DEFAULT_RECORD_BYTES,
+}
 
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-
-_STATUS = ffi.typeof("enum oshm_status").elements  # number -> name, as layout.h has them
+RESUME, RESET = "resume", "reset"
 
 
 def reason(status: int) -> str:
     """Why a claim found no place, in words."""
-    return why_full(_STATUS.get(status, str(status)))
+    return why_full(STATUS.get(status, str(status)))
 
 
-_Identity = tuple[int, int]  # device and inode
-
-
-def _identity(path: str) -> _Identity | None:
-    """Which file a path names; None if there is none."""
-    with contextlib.suppress(OSError):
-        info = os.lstat(path)
-        return (info.st_dev, info.st_ino)
-    return None
-
-
-def _identity_of(handle: Any) -> _Identity:
-    """Which file a handle maps."""
-    out = ffi.new("uint64_t[2]")
-    lib.oshm_buffer_identity(handle, out)
-    return (out[0], out[1])
-
-
-class _Mapping:
-    """The one mapping of a file in this process, closed when the last of its handles goes.
-
-    The handles are counted, and not left to weak references: those die before the descriptor is
-    closed, and who opens the file in between (another thread, or a finalizer that the same garbage
-    collection runs) would lose its locks to that close.
-    """
-
-    lock = threading.RLock()
-    of_file: ClassVar[dict[_Identity, _Mapping]] = {}
-
-    def __init__(self, pointer: Any) -> None:
-        self._pointer = pointer
-        self.identity = _identity_of(pointer)
-        self._holders: set[object] = set()
-        self.of_file[self.identity] = self
-
-    def handle(self) -> Any:
-        """One more handle, or None if it was closed meanwhile. Called with the lock held."""
-        holder = object()
-        # A garbage collection may let the last other handle go anywhere in here.
-        self._holders.add(holder)
-        if self.of_file.get(self.identity) is not self:
-            return None
-        pointer = ffi.cast("struct oshm_buffer *", self._pointer)
-        return ffi.gc(pointer, lambda _: self._let_go(holder))
-
-    def _let_go(self, holder: object) -> None:
-        """May run in the middle of anything, in any thread."""
-        with self.lock:
-            self._holders.discard(holder)
-            if not self._holders and self.of_file.get(self.identity) is self:
-                del self.of_file[self.identity]
-                lib.oshm_buffer_close(self._pointer)
-
-    def after_fork(self) -> None:
-        """In a forked child."""
-        lib.oshm_buffer_after_fork(self._pointer)
-
-
-def _value(row: Any) -> int | float | None:
+def value_of(row: Any) -> int | float | None:
+    """The value of a row of the core; None if it has none."""
     if not row.has_value:
         return None
     value: int | float = row.float_value if row.is_float else row.int_value
     return value
 
 
-class Series:
-    """Where one series adds: its run of slots. For callers that are not the C types."""
-
-    __slots__ = ("_mapping", "_refused", "_run", "_target", "record")
-
-    def __init__(self, buffer: Buffer, target: Any) -> None:
-        self._mapping = buffer._handle  # unmapped when nobody has it any more
-        self._target = target
-        self._run = target.run
-        self._refused = target.refused or None
-        #: Position of the series' record; 0 if the buffer had no room for anything.
-        self.record: int = target.series
-
-    def start(self) -> None:
-        """Notes the first measurement; further calls change nothing."""
-        lib.oshm_series_start(self._mapping, self._target)
-
-    def add(self, amount: int | float) -> None:
-        """Adds to a sum."""
-        if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
-            lib.oshm_add_int(self._run, amount)
-        else:
-            lib.oshm_add_float(self._run, amount)
-        if self._refused is not None:
-            lib.oshm_count(self._refused)
-
-    def set(self, amount: int | float) -> None:
-        """Sets a gauge."""
-        if isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX:
-            lib.oshm_set_int(self._run, amount)
-        else:
-            lib.oshm_set_float(self._run, amount)
-        if self._refused is not None:
-            lib.oshm_count(self._refused)
-
-    def observe(self, amount: int | float, collection: int) -> None:
-        """Sets an observable's value as seen in one collection."""
-        self.set(amount)
-        lib.oshm_observed(self._run, collection)
+def _checked(sizes: dict[str, int]) -> list[int]:
+    for option, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
+            raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
+    return list(sizes.values())
 
 
-class Scanner:
-    """Finds new series and folds all of them; a series keeps its place in the list of rows."""
-
-    def __init__(self, buffer: Buffer) -> None:
-        handle = lib.oshm_scanner_new(buffer._handle)
-        if handle == ffi.NULL:
-            raise MemoryError("no memory to scan the buffer")
-        self._mapping = buffer._handle  # which the scanner reads
-        self._handle = ffi.gc(handle, lib.oshm_scanner_free)
-
-    def abandon(self) -> None:
-        """In a forked child: a thread of the parent may be in the middle of a scan, so its memory
-        is never touched again, not even to free it."""
-        ffi.gc(self._handle, None)
-
-    def scan(self, collection: int) -> Sequence[Row]:
-        """The rows of all series, in the order they were first claimed. One thread at a time."""
-        count = lib.oshm_scanner_scan(self._handle, collection)
-        if count < 0:
-            raise MemoryError("no memory to scan the buffer")
-        rows = ffi.unpack(lib.oshm_scanner_rows(self._handle), count) if count else []
-        return [
-            Row(row.series, row.instrument, row.kind, row.start_time_unix_nano, _value(row))
-            for row in rows
-        ]
+def _check_restart(restart: str) -> None:
+    if restart not in (RESUME, RESET):
+        raise BufferRestartError(f"restart must be {RESUME!r} or {RESET!r}, not {restart!r}")
 
 
 class Buffer:
@@ -193,6 +103,9 @@ class Buffer:
         lanes: how many processes add without sharing a cache line, plus one, 2 to 4,096. More
             processes than that are correct, only slower. Default 128.
         record_bytes: room for names and attributes in bytes, 4 KiB to 64 GiB. Default 16 MiB.
+        restart: what happens with a file that no process uses any more, when the service starts again:
+            "resume" (the default) goes on with its totals, "reset" makes a new file, with new start
+            times.
 
     An existing file keeps the sizes it was made with. The sizes are limits: memory is used for
     touched pages only.
@@ -201,9 +114,10 @@ class Buffer:
         BufferPathError: the path cannot be used.
         BufferFormatError: what is there is not a complete buffer of this version.
         BufferSizeError: a size is out of range.
+        BufferRestartError: there is no such restart policy.
     """
 
-    _open: ClassVar[weakref.WeakValueDictionary[_Identity, Buffer]] = weakref.WeakValueDictionary()
+    _open: ClassVar[weakref.WeakValueDictionary[Identity, Buffer]] = weakref.WeakValueDictionary()
 
     def __new__(
         cls,
@@ -212,60 +126,71 @@ class Buffer:
         series: int = DEFAULT_SERIES,
         lanes: int = DEFAULT_LANES,
         record_bytes: int = DEFAULT_RECORD_BYTES,
+        restart: str = RESUME,
     ) -> Buffer:
+        _check_restart(restart)
         sizes = {"series": series, "lanes": lanes, "record_bytes": record_bytes}
-        for option, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
-                raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
         if path is None:
-            with _Mapping.lock:
-                made = cls._map(lib.oshm_buffer_create, None, *sizes.values())
-                return cls._wrap(made.handle(), None)
+            with Mapping.lock:
+                made = map_anonymous(_checked(sizes))
+                return cls._wrap(made, made.handle(), None)
+        return cls._at(path, MEASURES, sizes, restart)
+
+    @classmethod
+    def outside(
+        cls, path: str | os.PathLike[str], part: int, options: dict[str, Any] | None = None
+    ) -> Buffer:
+        """The buffer of a service that this process is none of: it takes no lane.
+
+        Args:
+            path: of its file.
+            part: COLLECTS, or READS for one that writes nothing.
+            options: sizes of a new one and restart policy, as for `Buffer`; None: it must be there.
+        """
+        if options is None:
+            return cls._at(path, part, None)
+        sizes = {**_DEFAULT_SIZES, **options}
+        return cls._at(path, part, sizes, sizes.pop("restart", RESUME))
+
+    @classmethod
+    def _at(
+        cls,
+        path: str | os.PathLike[str],
+        part: int,
+        sizes: dict[str, int] | None,
+        restart: str = RESUME,
+    ) -> Buffer:
+        _check_restart(restart)
         name = os.fspath(path)
         if not isinstance(name, str) or not name or "\0" in name:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
-        with _Mapping.lock:
+        made_with = None if sizes is None else _checked(sizes)
+        with Mapping.lock:
             # One descriptor a process and file: closing a second one would drop the first's locks.
-            identity = _identity(name)
+            identity = identity_at(name)
+            mapping = Mapping.of_file.get(identity) if identity else None
+            if mapping is not None and mapping.part > part:
+                raise BufferPathError(f"buffer {name!r} is only looked at in this process")
             known = cls._open.get(identity) if identity else None
             if known is not None:
                 return known
-            mapping = _Mapping.of_file.get(identity) if identity else None
             handle = mapping.handle() if mapping else None
             while mapping is None or handle is None:
-                try:
-                    mapping = cls._map(lib.oshm_buffer_attach, name)
-                except FileNotFoundError:
-                    try:
-                        mapping = cls._map(lib.oshm_buffer_create, name, *sizes.values())
-                    except FileExistsError:
-                        continue  # another process was first: attach
+                mapping = map_path(name, part, made_with, is_reset=restart == RESET)
                 handle = mapping.handle()
-            buffer = cls._wrap(handle, name)
+            buffer = cls._wrap(mapping, handle, name)
             cls._open[mapping.identity] = buffer
             return buffer
 
     @classmethod
-    def _wrap(cls, handle: Any, path: str | None) -> Buffer:
+    def _wrap(cls, mapping: Mapping, handle: Any, path: str | None) -> Buffer:
         buffer = super().__new__(cls)
+        buffer._mapping = mapping
         buffer._handle = handle
         buffer.path = path
         return buffer
 
-    @classmethod
-    def _map(cls, function: Any, path: str | None, *sizes: int) -> _Mapping:
-        """What a function of the core maps. Called with the lock held."""
-        out = ffi.new("struct oshm_buffer **")
-        status = function(ffi.NULL if path is None else os.fsencode(path), *sizes, out)
-        if status == lib.OSHM_ERROR_EXISTS:
-            raise FileExistsError(path)
-        missing = status == lib.OSHM_ERROR_SYSTEM and ffi.errno == errno.ENOENT
-        if missing and function is lib.oshm_buffer_attach:
-            raise FileNotFoundError(path)
-        if status != lib.OSHM_OK:
-            raise setup_error(_STATUS[status], path, ffi.errno, lib.OSHM_VERSION)
-        return _Mapping(out[0])
-
+    _mapping: Mapping
     _handle: Any
     path: str | None
 
@@ -284,6 +209,18 @@ class Buffer:
         """True if the program closed the descriptor and it cannot be opened again."""
         return bool(lib.oshm_buffer_lost(self._handle))
 
+    def remove(self) -> bool:
+        """Removes the file, unless another process uses it. Returns: whether the path is free of it.
+
+        Raises:
+            BufferPathError: it may not be removed.
+        """
+        assert self.path is not None
+        status = lib.oshm_buffer_remove(self._handle, os.fsencode(self.path))
+        if status == lib.OSHM_ERROR_SYSTEM:
+            raise setup_error(STATUS[status], self.path, ffi.errno, lib.OSHM_VERSION)
+        return bool(status != 0)
+
     @property
     def statistics(self) -> BufferStatistics:
         """The buffer's counters about itself, now."""
@@ -298,6 +235,12 @@ class Buffer:
             allocated_bytes=lib.oshm_buffer_allocated(self._handle),
         )
 
+    @property
+    def resource(self) -> bytes | None:
+        """The key bytes of the service's resource; None: no process has offered one yet."""
+        position = lib.oshm_buffer_header(self._handle).resource
+        return self.record_key(position) if position else None
+
     def claim_resource(self, key: bytes) -> bytes:
         """Offers the service's resource. Returns the key bytes of the one that stands."""
         position = self._claim(lib.oshm_resource_claim, key, len(key))
@@ -307,9 +250,65 @@ class Buffer:
         """The position of the scope's record."""
         return self._claim(lib.oshm_scope_claim, key, len(key))
 
-    def claim_instrument(self, scope: int, kind: int, fold: int, key: bytes) -> int:
-        """The position of the instrument's record."""
-        return self._claim(lib.oshm_instrument_claim, scope, kind, fold, key, len(key))
+    def claim_instrument(
+        self, scope: int, kind: int, fold: int, key: bytes, boundaries: Sequence[float] = ()
+    ) -> int:
+        """The position of the instrument's record.
+
+        Args:
+            scope: the position of its scope's record.
+            kind, fold: how it measures; the first process's fold stands.
+            key: see `metadata.instrument_key`.
+            boundaries: that it advises; the first process's stand.
+        """
+        advised = ffi.new("double[]", list(boundaries))
+        return self._claim(
+            lib.oshm_instrument_claim, scope, kind, fold, key, len(key), advised, len(boundaries)
+        )
+
+    def boundaries(self, instrument: int) -> list[float]:
+        """The boundaries that an instrument advises, whichever process made it."""
+        count = lib.oshm_instrument_boundaries(self._handle, instrument, ffi.NULL, 0)
+        if count < 0:
+            raise BufferFormatError(f"the buffer is damaged: no instrument at {instrument}")
+        out = ffi.new("double[]", count)
+        lib.oshm_instrument_boundaries(self._handle, instrument, out, count)
+        return list(out)
+
+    def claim_stream(
+        self, instrument: int, aggregation: int, fold: int, key: bytes, limit: int
+    ) -> int:
+        """The position of the stream's record.
+
+        Args:
+            instrument: the position of its instrument's record.
+            aggregation, fold: how it is aggregated and its lanes fold.
+            key: see `streams.stream_key`.
+            limit: most series; the largest that any process asks for stands.
+        """
+        return self._claim(
+            lib.oshm_stream_claim, instrument, aggregation, fold, key, len(key), limit
+        )
+
+    def claim_reader(self, key: bytes) -> int:
+        """The number of a delta reader.
+
+        Raises:
+            BufferFullError: there are as many as there may be.
+        """
+        number = int(lib.oshm_reader_claim(self._handle, key, len(key)))
+        if number < 0:
+            raise BufferFullError(reason(number))
+        return number
+
+    @property
+    def sweep_number(self) -> int:
+        """Changes when processes should let go of series that retire."""
+        return int(lib.oshm_sweep_number(self._handle))
+
+    def keep_kinds(self, kinds: Iterable[int]) -> None:
+        """Says that a reader needs every series of instruments of these kinds for ever."""
+        lib.oshm_kinds_keep(self._handle, sum(1 << kind for kind in set(kinds)))
 
     def _claim(self, function: Any, *arguments: Any) -> int:
         out = ffi.new("uint64_t *")
@@ -317,12 +316,6 @@ class Buffer:
         if status != lib.OSHM_OK:
             raise BufferFullError(reason(status))
         return int(out[0])
-
-    def claim_series(self, instrument: int, key: bytes, *, measured: bool) -> tuple[Series, int]:
-        """Where the series of encoded attributes adds, and 0 or why it has no slots of its own."""
-        target = ffi.new("oshm_target *")
-        status = lib.oshm_series_claim(self._handle, instrument, key, len(key), measured, target)
-        return Series(self, target), int(status)
 
     def record_key(self, position: int) -> bytes:
         """The key bytes of a record.
@@ -333,8 +326,20 @@ class Buffer:
         return self._record(position)[1]
 
     def record_parent(self, position: int) -> int:
-        """The position of a record's parent: the scope of an instrument."""
+        """The position of a record's parent: a series' stream, its instrument, its scope."""
         return int(self._record(position)[0].parent)
+
+    def record_kind(self, position: int) -> int:
+        """The kind of an instrument, a stream or a series."""
+        return int(self._record(position)[0].kind)
+
+    def record_fold(self, position: int) -> int:
+        """How the lanes of an instrument, a stream or a series fold."""
+        return int(self._record(position)[0].fold)
+
+    def record_aggregation(self, position: int) -> int:
+        """The aggregation of a stream or a series."""
+        return int(self._record(position)[0].aggregation)
 
     def _record(self, position: int) -> tuple[Any, bytes]:
         fixed, key = ffi.new("oshm_record *"), ffi.new("uint8_t **")
@@ -348,7 +353,7 @@ class Buffer:
         header = lib.oshm_buffer_header(self._handle)
         if lib.oshm_series_read(self._handle, series, header.collection, row) != lib.OSHM_OK:
             return None
-        return _value(row)
+        return value_of(row)
 
     def collector_acquire(self, *, leaving: bool = False) -> bool:
         """Becomes, or makes sure to be, the process that collects. Never blocks.
@@ -378,12 +383,3 @@ class Buffer:
     def begin_collection(self) -> int:
         """Begins a collection and returns its number."""
         return int(lib.oshm_collection_begin(self._handle))
-
-
-def _after_fork_in_child() -> None:
-    _Mapping.lock = threading.RLock()
-    for mapping in list(_Mapping.of_file.values()):
-        mapping.after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,46 +8,52 @@ and no reader has to know that there are other processes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterable
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic, time_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from google.protobuf.message import DecodeError
 from opentelemetry.metrics import CallbackOptions
-from opentelemetry.sdk.metrics import MetricsTimeoutError
+from opentelemetry.sdk.metrics import Exemplar, MetricsTimeoutError
 from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
     Metric,
     MetricReader,
     MetricsData,
-    NumberDataPoint,
     ResourceMetrics,
     ScopeMetrics,
-    Sum,
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_shm import inherited_reader
-from otel_shm.attributes import decode_attributes
-from otel_shm.buffer import COUNTER, GAUGE, OBSERVABLE_GAUGE, Buffer, Scanner
-from otel_shm.errors import OtelShmError
-from otel_shm.metadata import InstrumentIdentity, instrument_from_key, scope_from_key
-from otel_shm.observable import ObservableGauge
-from otel_shm.readings import Row
+from otel_shm import inherited_reader, uwsgi
+from otel_shm.answers import MAILBOX_ROOM, Questions
+from otel_shm.buffer import Buffer
+from otel_shm.catalog import Catalog
+from otel_shm.exemplar_message import from_message, to_message
+from otel_shm.exemplars import Exemplars
+from otel_shm.instruments import Histogram
+from otel_shm.observable import Observable
+from otel_shm.points import Reading, data, within_limit
+from otel_shm.producers import MetricProducer, join, produced
+from otel_shm.publisher import Publisher
+from otel_shm.reader_settings import ReaderSettings
+from otel_shm.readings import Found
+from otel_shm.scanner import Scanner
 
 _logger = logging.getLogger(__name__)
 _MAX_CALLBACK_MILLIS = 10_000.0  # the SDK's own bound
+_MAX_ANSWER_MILLIS = 1_000.0  # a process that is stopped or stuck keeps its last values
 
 
-class _Instrument(NamedTuple):
-    """An instrument as its record says, whichever process made it."""
+class _Registered(NamedTuple):
+    """A reader of this provider."""
 
-    scope: InstrumentationScope
-    identity: InstrumentIdentity
+    settings: ReaderSettings
+    number: int  # of a delta reader in the buffer; -1: it wants no deltas
 
 
 def _pulls(reader: MetricReader) -> bool:
@@ -68,34 +74,76 @@ class Collector:
     Args:
         buffer: whose series are collected.
         resource: of the service.
+        exemplars: of this process.
+        producers: of other metrics, to be joined in.
     """
 
-    def __init__(self, buffer: Buffer, resource: Resource) -> None:
+    def __init__(
+        self,
+        buffer: Buffer,
+        resource: Resource,
+        exemplars: Exemplars,
+        producers: Sequence[MetricProducer] = (),
+    ) -> None:
         self._buffer = buffer
-        self._resource = resource
-        self._observables: list[ObservableGauge] = []
-        self._scopes: dict[int, InstrumentationScope] = {}  # this process's own, by record
+        #: Of the service.
+        self.resource = resource
+        self._exemplars = exemplars
+        self._producers = producers
+        self._observables: list[Observable] = []
+        self._readers: weakref.WeakKeyDictionary[MetricReader, _Registered]
+        self._readers = weakref.WeakKeyDictionary()
+        self.catalog = Catalog(buffer)
+        #: Gets the duration of each collection in seconds.
+        self.duration: Histogram | None = None
+        self._publisher = Publisher(buffer, self.answer)
+        exemplars.offered = self._publisher.start
         self._is_leaving = False
         self._is_retired = False
         self._rests = False
         self._said_lost = False
+        self._said_left_out = False
         self._inherited: set[int] = set()  # ids of readers that were made before a fork
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         # One collection at a time: the scanner is for one thread.
         self._lock = threading.Lock()
+        self._observing = threading.Lock()
+        self._questions = Questions(self._buffer)
         self._adoption = threading.Lock()
         self._scanner = Scanner(self._buffer)
-        # Worked out once a series and instrument: a row keeps its number for the scanner's life.
-        self._attributes: list[dict[str, Any] | None] = []
-        self._instruments: dict[int, _Instrument | None] = {}
+        self.catalog.forget()
 
     def after_fork(self, readers: Iterable[MetricReader]) -> None:
         """In a forked child: another thread may have been collecting in the parent."""
         self._inherited = {id(reader) for reader in readers}
         self._scanner.abandon()
         self._start_afresh()
+        self._publisher.after_fork()
+
+    def register_reader(
+        self, reader: MetricReader, settings: ReaderSettings, number: int, *, is_late: bool
+    ) -> None:
+        """From now on the reader may collect.
+
+        Args:
+            reader: who is registered.
+            settings: what it asks for.
+            number: of a delta reader in the buffer; -1: it wants no deltas.
+            is_late: there are measurements already, which a delta reader does not get.
+        """
+        self._readers[reader] = _Registered(settings, number)
+        if is_late and number >= 0 and self.acquire():
+            with self._lock:
+                if self._scanner.interval_start(number) == 0:
+                    now, collection = time_ns(), self._publisher.begin_collection()
+                    self._scanner.scan(collection, number, settings.delta_kinds)
+                    self._scanner.commit(number, collection, now)
+
+    def forget_reader(self, reader: MetricReader) -> None:
+        """The reader collects no more."""
+        self._readers.pop(reader, None)
 
     def may_use(self, reader: MetricReader) -> bool:
         """False for a reader copied by fork whose parent still collects: its exporter is the parent's.
@@ -117,13 +165,10 @@ class Collector:
                 inherited_reader.renew(reader)
                 self._inherited.discard(id(reader))
 
-    def register_scope(self, record: int, scope: InstrumentationScope) -> None:
-        """Data of the scope behind a record is given out under this very object."""
-        self._scopes.setdefault(record, scope)
-
-    def register_observable(self, observable: ObservableGauge) -> None:
+    def register_observable(self, observable: Observable) -> None:
         """From the next collection on its callbacks are run."""
         self._observables.append(observable)
+        self._publisher.start()
 
     def collect(self, reader: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
         """What a reader gets: everything, or None where there is nothing or another collects.
@@ -138,12 +183,15 @@ class Collector:
         if self._rests:
             return None
         try:
-            if not _pulls(reader) and not self.acquire():
+            registered = self._readers.get(reader)
+            if registered is None:
+                return None  # removed meanwhile
+            if not (_pulls(reader) and registered.number < 0) and not self.acquire():
                 self._complain_if_lost()
                 return None
             try:
                 self._adopt(reader)
-                return self._collect(monotonic() + timeout_millis / 1e3)
+                return self._collect(reader, registered, monotonic() + timeout_millis / 1e3)
             finally:
                 if self._is_retired:
                     self._buffer.collector_release()
@@ -156,6 +204,8 @@ class Collector:
 
     def acquire(self) -> bool:
         """True if this process is the one that collects. Never blocks."""
+        if not uwsgi.may_collect() and not self._is_leaving:
+            return False
         return self._buffer.collector_acquire(leaving=self._is_leaving)
 
     def leave(self) -> None:
@@ -169,6 +219,7 @@ class Collector:
     def retire(self) -> None:
         """After the provider's shutdown: collects when asked, but keeps no other process from it."""
         self._is_retired = True
+        self._publisher.stop()
         self._rests = False
         self._buffer.collector_release()
 
@@ -180,97 +231,118 @@ class Collector:
                 "process cannot export. Make the MeterProvider after that, or name a buffer by path."
             )
 
-    def _collect(self, deadline: float) -> MetricsData | None:
+    def _collect(
+        self, reader: MetricReader, registered: _Registered, deadline: float
+    ) -> MetricsData | None:
         patience = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
         if not self._lock.acquire(timeout=patience):
             raise MetricsTimeoutError("Timed out while waiting for another collection")
+        begun = monotonic()
         try:
+            collection = self._publisher.begin_collection()
+            try:
+                self._observe(collection, deadline)
+            except MetricsTimeoutError:
+                if not self._is_leaving:
+                    raise
+                # The last collection is not lost because of a late callback.
+            self._exemplars.add(list(self._readers), self._exemplars.empty())
+            self._ask_others(collection, deadline)
+            settings, number = registered
             now = time_ns()
-            collection = self._buffer.begin_collection()
-            for observable in self._observables:
+            found = self._scanner.collect(collection, number, settings.delta_kinds)
+            self._complain_if_left_out()
+            readings = self._readings(found, self._exemplars.take(reader))
+            scopes = self._scope_metrics(readings, settings, now)
+            ours = ResourceMetrics(self.resource, scopes, self.resource.schema_url)
+            remaining = max(0.0, (deadline - monotonic()) * 1e3)
+            metrics_data = join([ours, *produced(self._producers, self.resource, remaining)])
+            if number >= 0:
+                # A series that started since `now` was read has an interval that ends later.
+                starts = (reading[1] for of_one in readings.values() for reading in of_one)
+                self._scanner.commit(number, collection, max(now, max(starts, default=now)))
+                self._scanner.retire(collection, now)
+            return metrics_data
+        finally:
+            self._lock.release()
+            if self.duration is not None:
+                self.duration.record(monotonic() - begun)
+
+    def _observe(self, collection: int, deadline: float) -> None:
+        with self._observing:
+            for observable in list(self._observables):
                 remaining = (deadline - monotonic()) * 1e3
                 if remaining <= 0:
                     raise MetricsTimeoutError("Timed out while executing callback")
                 options = CallbackOptions(timeout_millis=min(_MAX_CALLBACK_MILLIS, remaining))
                 observable.observe(options, collection)
-            return self._to_data(self._scanner.scan(collection), now)
-        finally:
-            self._lock.release()
 
-    def _to_data(self, rows: Iterable[Row], now: int) -> MetricsData | None:
-        # Grouped in the order of first use: instruments by their first series.
-        points: dict[int, list[NumberDataPoint]] = {}
-        kinds: dict[int, int] = {}
-        for number, row in enumerate(rows):
-            if number == len(self._attributes):
-                self._attributes.append(self._decode_attributes(row.series))
-            attributes = self._attributes[number]
-            if row.value is None or attributes is None:
-                continue
-            is_gauge = row.kind in (GAUGE, OBSERVABLE_GAUGE)
-            points.setdefault(row.instrument, []).append(
-                NumberDataPoint(
-                    attributes=attributes,
-                    # A gauge has no start; None is what the SDK's own gauges carry.
-                    start_time_unix_nano=None if is_gauge else row.start_time_unix_nano,  # type: ignore[arg-type]
-                    # A series may have started, or a clock been set back, since `now` was read.
-                    time_unix_nano=max(now, row.start_time_unix_nano),
-                    value=row.value,
-                )
+    def answer(self, collection: int) -> bytes:
+        """What this process has to tell the one that collects; its observations it publishes."""
+        with contextlib.suppress(MetricsTimeoutError):
+            self._observe(collection, monotonic() + _MAX_CALLBACK_MILLIS / 1e3)
+        message, _ = to_message(self._exemplars.empty(), MAILBOX_ROOM)
+        return message
+
+    def _ask_others(self, collection: int, deadline: float) -> None:
+        """Waits for the other processes' observations, and takes their exemplars."""
+        patience = min(_MAX_ANSWER_MILLIS, max(0.0, (deadline - monotonic()) * 1e3 / 2))
+        self._questions.wait(collection, int(patience))
+        for message in self._questions.messages(collection):
+            self._exemplars.add(list(self._readers), from_message(message))
+
+    def _complain_if_left_out(self) -> None:
+        if self._scanner.left_out and not self._said_left_out:
+            self._said_left_out = True
+            _logger.error(
+                "The file system or memory that holds the buffer is full, so deltas of %d series wait "
+                "until there is room for what their readers have had.",
+                self._scanner.left_out,
             )
-            kinds[row.instrument] = row.kind
 
+    def _readings(
+        self, found: Iterable[Found], exemplars: dict[int, list[Exemplar]]
+    ) -> dict[int, list[Reading]]:
+        """By stream, in the order of first use: streams by their first series."""
+        streams: defaultdict[int, list[Reading]] = defaultdict(list)
+        attributes_of = self.catalog.attributes
+        for series, stream, generation, start, value, row in found:
+            attributes = attributes_of(series, generation)
+            if attributes is not None:
+                streams[stream].append((attributes, start, value, row, exemplars.get(series, ())))
+        for row in self._scanner.each():
+            attributes = self.catalog.attributes_of_lane(row)
+            if attributes is not None and row.value is not None:
+                streams[row.stream].append(
+                    (
+                        attributes,
+                        row.start_time_unix_nano,
+                        row.value,
+                        row,
+                        exemplars.get(row.series, ()),
+                    )
+                )
+        return streams
+
+    def _scope_metrics(
+        self, streams: Mapping[int, list[Reading]], settings: ReaderSettings, now: int
+    ) -> list[ScopeMetrics]:
         scopes: dict[InstrumentationScope, list[Metric]] = {}
-        for position, instrument_points in points.items():
-            instrument = self._instrument(position)
-            if instrument is None:
-                continue
-            data: Sum | Gauge
-            if kinds[position] in (GAUGE, OBSERVABLE_GAUGE):
-                data = Gauge(data_points=instrument_points)
-            else:
-                data = Sum(
-                    data_points=instrument_points,
-                    aggregation_temporality=AggregationTemporality.CUMULATIVE,
-                    is_monotonic=kinds[position] == COUNTER,
+        for record, stream in self.catalog.wanted(streams, settings):
+            readings = streams[record]
+            identity, kind = stream.identity, stream.kind
+            limit = identity.limit or settings.limit[kind]
+            points = within_limit(readings, limit, identity.aggregated)
+            name, unit, description = identity.metric
+            scopes.setdefault(stream.scope, []).append(
+                Metric(
+                    name=name,
+                    description=description,
+                    unit=unit,
+                    data=data(identity, kind, points, settings.temporality[kind], now),
                 )
-            name, unit, description = instrument.identity
-            scopes.setdefault(instrument.scope, []).append(
-                Metric(name=name, description=description, unit=unit, data=data)
             )
-        if not scopes:
-            return None
-        return MetricsData(
-            resource_metrics=[
-                ResourceMetrics(
-                    resource=self._resource,
-                    scope_metrics=[
-                        ScopeMetrics(
-                            scope=scope, metrics=metrics, schema_url=scope.schema_url or ""
-                        )
-                        for scope, metrics in scopes.items()
-                    ],
-                    schema_url=self._resource.schema_url,
-                )
-            ]
-        )
-
-    def _decode_attributes(self, series: int) -> dict[str, Any] | None:
-        try:
-            return decode_attributes(self._buffer.record_key(series))
-        except (OtelShmError, DecodeError) as error:
-            _logger.error("A series is left out: its record cannot be read: %s", error)
-            return None
-
-    def _instrument(self, position: int) -> _Instrument | None:
-        if position not in self._instruments:
-            try:
-                scope = self._buffer.record_parent(position)
-                self._instruments[position] = _Instrument(
-                    self._scopes.get(scope) or scope_from_key(self._buffer.record_key(scope)),
-                    instrument_from_key(self._buffer.record_key(position)),
-                )
-            except (OtelShmError, DecodeError) as error:
-                _logger.error("An instrument is left out: its record cannot be read: %s", error)
-                self._instruments[position] = None
-        return self._instruments[position]
+        return [
+            ScopeMetrics(scope=scope, metrics=metrics, schema_url=scope.schema_url or "")
+            for scope, metrics in scopes.items()
+        ]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -18,6 +18,14 @@ _logger = logging.getLogger(__name__)
 _sdk_logger = logging.getLogger("opentelemetry.sdk.metrics._internal.instrument")
 _sdk_measurement_logger = logging.getLogger("opentelemetry.sdk.metrics._internal.measurement")
 
+_VERBS = {"Gauge": "Set", "Histogram": "Record"}
+
+#: What an instrument does with its measurements, as csrc/measure.h numbers it: none may become an
+#: exemplar; those in a sampled span may; those that `sampled` takes; it measures nothing at all.
+MODE_PLAIN, MODE_TRACE_BASED, MODE_ASK, MODE_DISABLED = range(4)
+
+Offer = Callable[[Any, "dict[str, Any] | None", Any, "tuple[int, ...]"], None]
+
 
 class Description:
     """What an instrument is, and what happens with what it cannot measure.
@@ -30,7 +38,15 @@ class Description:
         scope: of its meter.
     """
 
-    __slots__ = ("_complained", "description", "instrumentation_scope", "kind", "name", "unit")
+    __slots__ = (
+        "_complained",
+        "description",
+        "instrumentation_scope",
+        "kind",
+        "name",
+        "offer",
+        "unit",
+    )
 
     def __init__(
         self, kind: str, identity: InstrumentIdentity, scope: InstrumentationScope
@@ -39,20 +55,27 @@ class Description:
         self.name, self.unit, self.description = identity
         self.instrumentation_scope = scope
         self._complained: set[str] = set()
+        #: Takes a measurement that may become an exemplar; see `sampled`.
+        self.offer: Offer | None = None
 
     def amount_not_finite(self, amount: object) -> None:
         """Says that a measurement was ignored because of its amount."""
         _sdk_logger.warning(
             "%s amount %s is not finite on %s %s, ignoring measurement.",
-            "Set" if self.kind == "Gauge" else "Add",
+            _VERBS.get(self.kind, "Add"),
             amount,
             self.kind,
             self.name,
         )
 
     def amount_negative(self, _amount: object) -> None:
-        """Says that a negative amount was not added to a Counter."""
-        _sdk_logger.warning("Add amount must be non-negative on %s %s.", self.kind, self.name)
+        """Says that a negative amount was not measured by a Counter or Histogram."""
+        _sdk_logger.warning(
+            "%s amount must be non-negative on %s %s.",
+            _VERBS.get(self.kind, "Add"),
+            self.kind,
+            self.name,
+        )
 
     def clean_attributes(self, attributes: object) -> dict[str, Any]:
         """The attributes as the SDK keeps them; none where they are no mapping."""
@@ -85,9 +108,35 @@ class Description:
             reason(status),
         )
 
-    def _complain(self, about: str, message: str, *arguments: object) -> None:
+    def sampled(
+        self,
+        amount: Any,
+        attributes: dict[str, Any] | None,
+        context: Any,
+        series: tuple[int, ...],
+    ) -> None:
+        """Takes a measurement that may become an exemplar.
+
+        Args:
+            amount, context: as the instrument was given them.
+            attributes: clean.
+            series: where it was added, one record a stream.
+        """
+        if self.offer is not None:
+            try:
+                self.offer(amount, attributes, context, series)
+            except (
+                Exception
+            ):  # of a filter or a reservoir that is not ours: not the application's fault
+                self._complain(
+                    "exemplars", "%s %s: an exemplar was lost.", self.kind, self.name, exc_info=True
+                )
+
+    def _complain(
+        self, about: str, message: str, *arguments: object, exc_info: bool = False
+    ) -> None:
         """Logs once a process and instrument: a flood of attributes is no flood of log lines."""
         if about in self._complained or len(self._complained) > 100:
             return
         self._complained.add(about)
-        _logger.warning(message, *arguments)
+        _logger.warning(message, *arguments, exc_info=exc_info)

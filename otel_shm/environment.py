@@ -5,16 +5,20 @@ OTEL_SHM_PATH           the buffer's file; unset: an anonymous buffer
 OTEL_SHM_SERIES         sizes of a new buffer, see otel_shm.Buffer
 OTEL_SHM_LANES
 OTEL_SHM_RECORD_BYTES
+OTEL_SHM_RESTART        resume or reset, see otel_shm.Buffer
+OTEL_SHM_FOLDS          fold rules by name (read in otel_shm.folds)
 OTEL_SHM_BACKEND        fast or cffi (read in otel_shm.instruments)
 """
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from otel_shm.errors import BufferSizeError
 
 OTEL_SHM_PATH = "OTEL_SHM_PATH"
+OTEL_SHM_RESTART = "OTEL_SHM_RESTART"
 _SIZES = {
     "series": "OTEL_SHM_SERIES",
     "lanes": "OTEL_SHM_LANES",
@@ -27,14 +31,15 @@ def buffer_options(
     series: int | None = None,
     lanes: int | None = None,
     record_bytes: int | None = None,
-) -> tuple[str | os.PathLike[str] | None, dict[str, int]]:
-    """Path and sizes of the buffer: what is given, else what the environment says.
+    restart: str | None = None,
+) -> tuple[str | os.PathLike[str] | None, dict[str, Any]]:
+    """Path and options of the buffer: what is given, else what the environment says.
 
     Raises:
         BufferSizeError: an environment variable is not a whole number.
     """
     given = {"series": series, "lanes": lanes, "record_bytes": record_bytes}
-    sizes = {name: size for name, size in given.items() if size is not None}
+    sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
     for name, variable in _SIZES.items():
         text = os.environ.get(variable, "").strip()
         if name in sizes or not text:
@@ -43,6 +48,9 @@ def buffer_options(
             sizes[name] = int(text)
         except ValueError:
             raise BufferSizeError(f"{variable} must be a whole number, not {text!r}") from None
+    policy = restart or os.environ.get(OTEL_SHM_RESTART, "").strip().lower()
+    if policy:
+        sizes["restart"] = policy
     if path is None:
         path = os.environ.get(OTEL_SHM_PATH) or None
     return path, sizes

@@ -5,6 +5,8 @@ OtelShmError
 ├── BufferPathError     the path cannot be used (also an OSError): permission, owner, no space, ...
 ├── BufferFormatError   what lies at the path is not a complete buffer of this version
 ├── BufferSizeError     a size option is out of range (also a ValueError)
+├── BufferRestartError  there is no such restart policy (also a ValueError)
+├── BufferServiceError  the buffer belongs to another service
 └── BufferFullError     no room for a scope or an instrument
 """
 
@@ -28,6 +30,14 @@ class BufferFormatError(OtelShmError):
 
 class BufferSizeError(OtelShmError, ValueError):
     """`series`, `lanes` or `record_bytes` is out of range."""
+
+
+class BufferRestartError(OtelShmError, ValueError):
+    """`restart` is neither "resume" nor "reset"."""
+
+
+class BufferServiceError(OtelShmError):
+    """The buffer belongs to another service: its metrics would be taken for that one's."""
 
 
 class BufferFullError(OtelShmError):
@@ -55,6 +65,8 @@ _FULL = {
     "OSHM_FULL_RECORDS": "the buffer's records are full (option record_bytes)",
     "OSHM_FULL_SLOTS": "the buffer's slots are used up (option series)",
     "OSHM_FULL_MEMORY": "the file system or memory that holds the buffer is full",
+    "OSHM_FULL_STREAM": "the metric has as many series as its cardinality limit (of a view or reader)",
+    "OSHM_FULL_READERS": "the buffer has baselines for 8 readers with delta temporality only",
     "OSHM_DAMAGED": "the buffer is damaged",
 }
 
@@ -64,7 +76,9 @@ def why_full(status: str) -> str:
     return _FULL.get(status, status)
 
 
-def setup_error(status: str, path: str | None, code: int, version: int) -> OtelShmError:
+def setup_error(
+    status: str, path: str | None, code: int, version: int, *, is_looked_at: bool = False
+) -> OtelShmError:
     """The exception for a buffer that could not be made or attached.
 
     Args:
@@ -72,6 +86,7 @@ def setup_error(status: str, path: str | None, code: int, version: int) -> OtelS
         path: of the buffer; None for an anonymous one.
         code: errno.
         version: of the layout that this package reads.
+        is_looked_at: whoever wants it only looks, and is not told to remove the file.
     """
     where = f"buffer {path!r}" if path else "anonymous buffer"
     if status == "OSHM_ERROR_SIZES":
@@ -80,7 +95,8 @@ def setup_error(status: str, path: str | None, code: int, version: int) -> OtelS
         )
     if status in _FORMAT_ERRORS:
         what = _FORMAT_ERRORS[status].format(version=version)
-        return BufferFormatError(f"{where} {what}. Remove the file, or use another path.")
+        advice = "" if is_looked_at else ". Remove the file, or use another path."
+        return BufferFormatError(f"{where} {what}{advice}")
     if status in _PATH_ERRORS:
         return BufferPathError(f"{where} {_PATH_ERRORS[status]}")
     advice = ""

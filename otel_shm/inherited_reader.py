@@ -36,5 +36,11 @@ def renew(reader: MetricReader) -> None:
             adapters[prefix] = copy.copy(adapter)  # a new connection pool with the same settings
 
 
+def restart(reader: MetricReader) -> None:
+    """Starts a periodic reader's thread in a child where its own at-fork hook was not called."""
+    if isinstance(reader, PeriodicExportingMetricReader) and reader._daemon_thread is not None:
+        reader._at_fork_reinit()  # type: ignore[no-untyped-call]
+
+
 def _is_from(exporter: object, package: str) -> bool:
     return any(kind.__module__.startswith(package) for kind in type(exporter).__mro__)

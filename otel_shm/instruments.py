@@ -35,9 +35,15 @@ else:
 Counter = types.Counter
 UpDownCounter = types.UpDownCounter
 Gauge = types.Gauge
+Histogram = types.Histogram
 
 # isinstance() against the API's and the SDK's classes holds (Views match by it) though the types do
 # not derive from them: C types that can be called the shortest way have no Python base.
-for _ours, _names in ((Counter, "Counter"), (UpDownCounter, "UpDownCounter"), (Gauge, "_Gauge")):
-    getattr(api, _names).register(_ours)
-    getattr(sdk, _names).register(_ours)
+for _ours, _name in (
+    (Counter, "Counter"),
+    (UpDownCounter, "UpDownCounter"),
+    (Gauge, "_Gauge"),
+    (Histogram, "Histogram"),
+):
+    getattr(api, _name).register(_ours)
+    getattr(sdk, _name).register(_ours)

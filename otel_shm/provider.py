@@ -3,46 +3,46 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, sleep
 from typing import Any, ClassVar
 
-from google.protobuf.message import DecodeError
 from opentelemetry import metrics as api
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
-from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader
-from opentelemetry.sdk.metrics.view import DefaultAggregation
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
+from otel_shm import forks, inherited_reader, self_metrics
 from otel_shm.buffer import Buffer
 from otel_shm.collector import Collector
 from otel_shm.disabled import DisabledMeter
 from otel_shm.environment import buffer_options
-from otel_shm.errors import BufferFormatError, BufferFullError
-from otel_shm.instruments import Counter, Gauge, UpDownCounter
-from otel_shm.metadata import (
-    resource_from_key,
-    resource_key,
-    service_resource,
-    with_instance_id,
-)
+from otel_shm.errors import BufferFullError, BufferSizeError
+from otel_shm.exemplars import Exemplars, filter_of
+from otel_shm.exits import ExitHandler
+from otel_shm.folds import FoldRules
+from otel_shm.metadata import with_instance_id
 from otel_shm.meter import Meter
-from otel_shm.observable import ObservableGauge
+from otel_shm.producers import MetricProducer
+from otel_shm.reader_settings import ReaderSettings, baselines_key
+from otel_shm.registration import Registration
+from otel_shm.service import agree_on_resource
+from otel_shm.views import Views
 
 _logger = logging.getLogger(__name__)
 # The SDK's own logger and texts: what people filter and search for today.
 _sdk_logger = logging.getLogger("opentelemetry.sdk.metrics._internal")
 
-_INSTRUMENTS = (Counter, UpDownCounter, Gauge, ObservableGauge)
 _LEAVING_POLL_SECONDS = 0.005
+
+MeterConfigurator = Callable[[InstrumentationScope], Any]
 
 
 class MeterProvider(api.MeterProvider):
@@ -55,18 +55,24 @@ class MeterProvider(api.MeterProvider):
             time collects.
         resource: what the metrics are about. Default `Resource.create()`. With a named buffer the
             first process's resource stands for all, without what belongs to one process.
-        exemplar_filter: accepted; exemplars are not collected yet.
+        exemplar_filter: which measurements may become exemplars. Default: what the environment
+            variable `OTEL_METRICS_EXEMPLAR_FILTER` names, else those in a sampled span.
         shutdown_on_exit: call `shutdown` when the process exits.
-        views: not there yet: must be empty.
+        views: Views of the SDK, or `otel_shm.View`.
         buffer: a path, or a `Buffer`. Default: the environment variable `OTEL_SHM_PATH`, else an
             anonymous buffer that only forked children share.
         series, lanes, record_bytes: sizes of a new buffer, see `Buffer`. Default: the environment
             variables `OTEL_SHM_SERIES`, `OTEL_SHM_LANES`, `OTEL_SHM_RECORD_BYTES`, else `Buffer`'s.
+        restart: "resume" or "reset" what was left at the path, see `Buffer`. Default: the environment
+            variable `OTEL_SHM_RESTART`, else "resume".
+        folds: how many processes become one value, by name of the instrument: see `otel_shm.folds`. After
+            them come those of the environment variable `OTEL_SHM_FOLDS`.
+        metric_producers: of other metrics, which are joined in when ours are collected.
 
     Raises:
         OtelShmError: the buffer cannot be used; see `otel_shm.errors`.
-        ValueError: an environment variable is no number.
-        NotImplementedError: views, delta temporality or another aggregation were asked for.
+        ValueError: an environment variable is no number or names no exemplar filter, or an aggregation
+            of a view or reader or a fold rule cannot be used.
         Exception: a reader is registered with another provider already.
     """
 
@@ -85,80 +91,133 @@ class MeterProvider(api.MeterProvider):
         series: int | None = None,
         lanes: int | None = None,
         record_bytes: int | None = None,
-        _meter_configurator: Callable[[InstrumentationScope], Any] | None = None,
+        restart: str | None = None,
+        folds: Mapping[str, str] | None = None,
+        metric_producers: Sequence[MetricProducer] = (),
+        _meter_configurator: MeterConfigurator | None = None,
     ) -> None:
-        if views:
-            raise NotImplementedError(
-                "this version of otel_shm has no views yet: pass views=() or use another MeterProvider"
-            )
-        if _meter_configurator is not None:
-            _logger.warning("This version of otel_shm has no meter configurators yet: ignored.")
-        for reader in metric_readers:
-            _check_supported(reader)
+        matching = Views(views)
+        chosen_filter = filter_of(exemplar_filter)
+        fold_rules = FoldRules(folds)
+        settings = [(reader, ReaderSettings(reader)) for reader in metric_readers]
+        for _, asked in settings:
+            Registration.check(asked)
         self._disabled = os.environ.get(OTEL_SDK_DISABLED, "").lower().strip() == "true"
         if not isinstance(buffer, Buffer):
-            path, sizes = buffer_options(buffer, series, lanes, record_bytes)
-            buffer = Buffer(path, **sizes)
+            path, options = buffer_options(buffer, series, lanes, record_bytes, restart)
+            buffer = Buffer(path, **options)
         self.buffer = buffer
-        self._resource = self._agree_on_resource(
-            with_instance_id(Resource.create({})) if resource is None else resource
+        self._resource = agree_on_resource(
+            buffer, with_instance_id(Resource.create({})) if resource is None else resource
         )
-        self._collector = Collector(buffer, self._resource)
+        self._exemplars = Exemplars(buffer, chosen_filter)
+        self._registration = Registration(buffer, matching, fold_rules, self._exemplars)
+        self._collector = Collector(buffer, self._resource, self._exemplars, metric_producers)
+        self._meter_configurator = _meter_configurator
         self._meters: dict[InstrumentationScope, Meter] = {}
         self._lock = threading.RLock()
-        self._readers: list[MetricReader] = []
+        self._readers: dict[MetricReader, ReaderSettings] = {}
+        self._readers_given = 0
         self._is_shut_down = False
-        self._at_exit: Callable[[], None] | None = None
+        self._at_exit: ExitHandler | None = None
         _all_providers.add(self)
-        for reader in metric_readers:
-            self._register(reader)
+        # The streams suit all readers from the first instrument on, which may be a reader's own.
+        for _, asked in settings:
+            self._registration.add_reader(asked)
+        for reader, asked in settings:
+            self._register(reader, asked)
+        if self_metrics.is_enabled() and not self._disabled:
+            meter = self.get_meter(self_metrics.SCOPE)
+            if isinstance(meter, Meter):
+                self._collector.duration = self_metrics.observe_buffer(meter, buffer)
         if shutdown_on_exit:
-            self._at_exit = atexit.register(self.shutdown)
+            self._at_exit = ExitHandler(self.shutdown)
 
-    def _agree_on_resource(self, resource: Resource) -> Resource:
-        """The resource of all processes: a named buffer's first one; else as it was given."""
-        offered = service_resource(resource) if self.buffer.path else resource
-        try:
-            key = self.buffer.claim_resource(resource_key(offered))
-        except BufferFullError as error:
-            _logger.warning(
-                "The buffer has no room for the resource, so each process sends its own: %s", error
-            )
-            return offered
-        if not self.buffer.path:
-            return resource
-        try:
-            agreed = resource_from_key(key)
-        except DecodeError as error:
-            raise BufferFormatError(
-                f"buffer {self.buffer.path!r} is damaged: its resource cannot be read: {error}"
-            ) from None
-        ours, theirs = (r.attributes.get(SERVICE_NAME) for r in (offered, agreed))
-        if ours != theirs:
-            _logger.warning(
-                "Buffer %s belongs to service %r, so the metrics of this process are sent as that "
-                "service's and not as %r's: give each service a buffer of its own.",
-                self.buffer.path,
-                theirs,
-                ours,
-            )
-        return agreed
-
-    def _register(self, reader: MetricReader) -> None:
+    def _register(
+        self, reader: MetricReader, settings: ReaderSettings, *, is_late: bool = False
+    ) -> None:
         with MeterProvider._registered_lock:
-            # The SDK's own register too: a reader has one provider, of whatever class.
-            stock = getattr(sdk.MeterProvider, "_all_metric_readers", ())
-            if reader in MeterProvider._registered or reader in stock:
+            if self._is_registered(reader):
                 raise Exception(  # the SDK's type and text
                     f"MetricReader {reader} has been registered already in other "
                     "MeterProvider instance"
                 )
+            number = -1
+            if settings.delta_kinds:
+                number = self._claim_reader(reader)
+            self._readers_given += 1
             MeterProvider._registered.add(reader)
+            stock = getattr(sdk.MeterProvider, "_all_metric_readers", ())
             if hasattr(stock, "add"):
                 stock.add(reader)
-        self._readers.append(reader)
+        self._readers = {**self._readers, reader: settings}
+        self._collector.register_reader(reader, settings, number, is_late=is_late)
         # The SDK's own annotation of the callback is not what it calls.
         reader._set_collect_callback(self._collector.collect)  # type: ignore[arg-type]
+        if hasattr(reader, "_set_meter_provider"):  # since 1.41: for its metrics about itself
+            reader._set_meter_provider(self)
+
+    @staticmethod
+    def _is_registered(reader: MetricReader) -> bool:
+        # The SDK's own register too: a reader has one provider, of whatever class.
+        stock = getattr(sdk.MeterProvider, "_all_metric_readers", ())
+        return reader in MeterProvider._registered or reader in stock
+
+    def _claim_reader(self, reader: MetricReader) -> int:
+        """The place of a delta reader's baselines, the same one in all processes."""
+        try:
+            return self.buffer.claim_reader(baselines_key(self._readers_given, reader))
+        except BufferFullError as error:
+            raise BufferSizeError(f"reader {reader} wants deltas, but {error}") from None
+
+    def add_metric_reader(self, metric_reader: MetricReader) -> None:
+        """Registers one more reader. It gets totals from the beginning, deltas from now on.
+
+        Raises:
+            ValueError: a default aggregation of it cannot be used.
+        """
+        if self._is_registered(metric_reader):
+            _sdk_logger.warning("MetricReader '%s' has been registered already!", metric_reader)
+            return
+        settings = ReaderSettings(metric_reader)
+        self._registration.add_reader(settings)
+        for meter in list(self._meters.values()):
+            meter.suit_readers()
+        self._register(metric_reader, settings, is_late=True)
+
+    def remove_metric_reader(self, metric_reader: MetricReader) -> None:
+        """Shuts a reader down and forgets it. Nothing more is exported by it."""
+        if metric_reader not in self._readers:
+            _sdk_logger.warning("MetricReader '%s' has not been registered!", metric_reader)
+            return
+        settings = self._readers[metric_reader]
+        self._readers = {r: s for r, s in self._readers.items() if r is not metric_reader}
+        metric_reader._set_collect_callback(None)
+        self._collector.forget_reader(metric_reader)
+        self._registration.remove_reader(settings)
+        metric_reader.shutdown()
+        with MeterProvider._registered_lock:
+            MeterProvider._registered.discard(metric_reader)
+            stock: Any = getattr(sdk.MeterProvider, "_all_metric_readers", set())
+            stock.discard(metric_reader)
+
+    def _set_meter_configurator(self, *, meter_configurator: MeterConfigurator) -> None:
+        """Decides anew which meters measure; as the SDK's provider."""
+        with self._lock:
+            self._meter_configurator = meter_configurator
+            for scope, meter in self._meters.items():
+                meter.enable(self._is_enabled(scope))
+
+    def _is_enabled(self, scope: InstrumentationScope) -> bool:
+        if self._meter_configurator is None:
+            return True
+        try:
+            return bool(self._meter_configurator(scope).is_enabled)
+        except Exception:
+            _sdk_logger.exception(
+                "meter configurator failed for scope '%s', using default config", scope.name
+            )
+            return True
 
     def get_meter(
         self,
@@ -184,9 +243,14 @@ class MeterProvider(api.MeterProvider):
         with self._lock:
             meter = self._meters.get(scope)
             if meter is None:
-                meter = Meter(self.buffer, scope, self._collector.register_observable)
+                meter = Meter(
+                    self._registration,
+                    scope,
+                    self._collector.register_observable,
+                    is_enabled=self._is_enabled(scope),
+                )
                 self._meters[scope] = meter
-                self._collector.register_scope(meter.record, scope)
+                self._collector.catalog.register_scope(meter.record, scope)
             return meter
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
@@ -223,6 +287,7 @@ class MeterProvider(api.MeterProvider):
         Raises:
             Exception: readers failed; the text names each.
         """
+        forks.notice()
         if self._is_shut_down:
             _sdk_logger.warning("shutdown can only be called once")
             return
@@ -235,7 +300,7 @@ class MeterProvider(api.MeterProvider):
         finally:
             self._collector.retire()
         if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
+            self._at_exit.cancel()
             self._at_exit = None
         if errors:
             raise Exception(  # the SDK's type and text
@@ -258,7 +323,7 @@ class MeterProvider(api.MeterProvider):
         """Calls each reader with what is left of the time. Returns what failed, a line each."""
         deadline = monotonic() + timeout_millis / 1e3
         errors = []
-        for reader in self._readers:
+        for reader in list(self._readers):
             if not self._collector.may_use(reader):
                 continue
             try:
@@ -270,43 +335,29 @@ class MeterProvider(api.MeterProvider):
                 errors.append(f"{type(reader).__name__}: {error!r}")
         return "\n".join(errors)
 
+    def _before_fork(self) -> None:
+        """Who forks collects, if nobody else does: so children that come and go have nothing to export
+        when they go."""
+        if self._readers and not self._is_shut_down:
+            self._collector.acquire()
+
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
         self._collector.after_fork(self._readers)
+        self._exemplars.after_fork()
+        self._registration.after_fork()
         for meter in self._meters.values():
             meter.after_fork()
-
-
-def _check_supported(reader: MetricReader) -> None:
-    """Says at once what this version cannot do for a reader."""
-    for table, supported, wanted in (
-        (
-            "_instrument_class_temporality",
-            AggregationTemporality.CUMULATIVE,
-            "cumulative temporality",
-        ),
-        ("_instrument_class_aggregation", DefaultAggregation, "default aggregations"),
-    ):
-        settings = getattr(reader, table, None)
-        if not isinstance(settings, dict):
-            continue  # a stand-in for a reader
-        for kind, setting in settings.items():
-            ours = issubclass(
-                kind, (sdk.Counter, sdk.UpDownCounter, sdk.ObservableGauge, sdk._Gauge)
-            )
-            is_gauge = issubclass(kind, (sdk.ObservableGauge, sdk._Gauge))
-            if not ours or (is_gauge and wanted == "cumulative temporality"):
-                continue
-            if setting is not supported and not (
-                isinstance(supported, type) and isinstance(setting, supported)
-            ):
-                raise NotImplementedError(
-                    f"this version of otel_shm has {wanted} only, and {type(reader).__name__} asks "
-                    f"for {setting} of {kind.__name__.lstrip('_')}"
-                )
+        if self._at_exit is not None:
+            self._at_exit.after_fork()
 
 
 _all_providers: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for provider in list(_all_providers):
+        provider._before_fork()
 
 
 def _after_fork_in_child() -> None:
@@ -315,4 +366,12 @@ def _after_fork_in_child() -> None:
         provider._after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+def _restart_readers() -> None:
+    for provider in list(_all_providers):
+        for reader in provider._readers:
+            inherited_reader.restart(reader)
+
+
+os.register_at_fork(before=_before_fork)
+forks.call_in_child(_after_fork_in_child)
+forks.call_if_untold(_restart_readers)

@@ -8,13 +8,34 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A series as one scan saw it. `value` is None where it has nothing to report."""
+    """A series as one scan saw it.
+
+    `value` is the value or sum, None where it has nothing to report. What follows it is a histogram's:
+    buckets of an exponential one start with index `offset` at `scale`.
+    """
 
     series: int
-    instrument: int
+    stream: int
+    generation: int
     kind: int
+    aggregation: int
     start_time_unix_nano: int
     value: int | float | None
+    minimum: float | None
+    maximum: float | None
+    measurements: int
+    zero_count: int
+    scale: int
+    offset: int
+    buckets: list[int]
+    negative_offset: int
+    negative_buckets: list[int]
+    lane: int = 0  # with the fold rule "each": whose value it is
+
+
+# What one scan found of a series that has something to report: positions of its record and its stream's,
+# generation, start time, value, and of a histogram its row. There are many, so it is a plain tuple.
+Found = tuple[int, int, int, int, int | float, Row | None]
 
 
 @dataclass(frozen=True)

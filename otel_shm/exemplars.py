@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exemplars: which measurements may become one, and the reservoirs that choose.
+
+The hot path asks the filter (csrc/sampled.h for the usual one) and hands over what passes. A process
+keeps a reservoir of the SDK's, or of a view's, for each of its series that a measurement was offered to.
+With a collection the reservoirs are emptied, here and in the other processes (publisher.py), and every
+reader gets what was in them since its own last collection.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from time import time_ns
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from opentelemetry.context import get_current
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
+from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.sdk.metrics._internal import aggregation as sdk_aggregation
+
+from otel_shm import buffer as rules
+from otel_shm.attributes import decode_attributes
+from otel_shm.buffer import Buffer
+from otel_shm.description import MODE_ASK, MODE_PLAIN, MODE_TRACE_BASED
+from otel_shm.errors import OtelShmError
+from otel_shm.streams import StreamIdentity
+
+_FILTERS: dict[str, type[sdk.ExemplarFilter]] = {
+    "always_on": sdk.AlwaysOnExemplarFilter,
+    "always_off": sdk.AlwaysOffExemplarFilter,
+    "trace_based": sdk.TraceBasedExemplarFilter,
+}
+# What a view's factory is given: the SDK's own class of an aggregation.
+_AGGREGATIONS: dict[int, type] = {
+    rules.AGGREGATION_SUM: sdk_aggregation._SumAggregation,
+    rules.AGGREGATION_LAST: sdk_aggregation._LastValueAggregation,
+    rules.AGGREGATION_EXPLICIT: sdk_aggregation._ExplicitBucketHistogramAggregation,
+    rules.AGGREGATION_EXPONENTIAL: sdk_aggregation._ExponentialBucketHistogramAggregation,
+}
+_KEPT = 64  # exemplars of a series that wait for a reader that collects seldom
+
+
+def filter_of(given: sdk.ExemplarFilter | None) -> sdk.ExemplarFilter:
+    """The filter that is given, else the one that `OTEL_METRICS_EXEMPLAR_FILTER` names.
+
+    Raises:
+        ValueError: the variable names none.
+    """
+    if given is not None:
+        return given
+    name = os.environ.get(OTEL_METRICS_EXEMPLAR_FILTER, "trace_based")
+    if name not in _FILTERS:
+        raise ValueError(f"Unknown exemplar filter '{name}'.")  # the SDK's text
+    return _FILTERS[name]()
+
+
+def mode_of(exemplar_filter: sdk.ExemplarFilter) -> int:
+    """How an instrument asks a filter: see MODE_PLAIN and the others."""
+    if type(exemplar_filter) is sdk.AlwaysOffExemplarFilter:
+        return MODE_PLAIN
+    if type(exemplar_filter) is sdk.TraceBasedExemplarFilter:
+        return MODE_TRACE_BASED
+    return MODE_ASK
+
+
+def _reservoir(view: Any, stream: StreamIdentity) -> Any:
+    """A new reservoir as the SDK makes it for an aggregation."""
+    how = stream.aggregated
+    builder = view._exemplar_reservoir_factory(_AGGREGATIONS[how.aggregation])
+    if how.aggregation == rules.AGGREGATION_EXPLICIT:
+        return builder(boundaries=how.boundaries)
+    if how.aggregation == rules.AGGREGATION_EXPONENTIAL:
+        return builder(size=min(20, how.max_size))
+    return builder()
+
+
+class Exemplars:
+    """The exemplars of one provider in one process.
+
+    Args:
+        buffer: whose series they are of.
+        exemplar_filter: which measurements may become one.
+    """
+
+    def __init__(self, buffer: Buffer, exemplar_filter: sdk.ExemplarFilter) -> None:
+        self._buffer = buffer
+        self._filter = exemplar_filter
+        #: Called when the first one is offered, from within that measurement.
+        self.offered: Callable[[], None] = lambda: None
+        #: How instruments ask the filter.
+        self.mode = mode_of(exemplar_filter)
+        self._asks = type(exemplar_filter) not in _FILTERS.values()
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        # Reentrant: a measurement in a finalizer may come in the middle of another's.
+        self._lock = threading.RLock()
+        self._reservoirs: dict[int, Any] = {}  # by series
+        self._waiting: weakref.WeakKeyDictionary[Any, dict[int, list[Exemplar]]]
+        self._waiting = weakref.WeakKeyDictionary()  # by reader
+        self._is_offered = False
+
+    def after_fork(self) -> None:
+        """In a forked child: what the parent was offered is the parent's."""
+        self._start_afresh()
+
+    def attach(self, instrument: Any, streams: Sequence[tuple[Any, StreamIdentity]]) -> None:
+        """Makes an instrument hand over what the filter passes.
+
+        Args:
+            instrument: any of ours.
+            streams: the view and identity of each, in the order in which it measures in them.
+        """
+        if self.mode == MODE_PLAIN:
+            return
+
+        def offer(
+            amount: Any, attributes: dict[str, Any] | None, context: Any, series: tuple[int, ...]
+        ) -> None:
+            self._offer(streams, series, amount, attributes, context)
+
+        instrument._described.offer = offer
+
+    def _offer(
+        self,
+        streams: Sequence[tuple[Any, StreamIdentity]],
+        series: tuple[int, ...],
+        amount: Any,
+        attributes: dict[str, Any] | None,
+        context: Any,
+    ) -> None:
+        now = time_ns()
+        context = context or get_current()
+        if self._asks and not self._filter.should_sample(amount, now, attributes, context):
+            return
+        for (view, stream), record in zip(streams, series, strict=False):
+            if record == 0:
+                continue  # the buffer had no room for it
+            reservoir = self._reservoirs.get(record)
+            if reservoir is None:
+                with self._lock:
+                    reservoir = self._reservoirs.setdefault(record, _reservoir(view, stream))
+            reservoir.offer(amount, now, attributes, context)
+        if not self._is_offered:
+            self._is_offered = True
+            self.offered()
+
+    def empty(self) -> dict[int, list[Exemplar]]:
+        """Takes what is in the reservoirs, by series."""
+        taken = {}
+        with self._lock:
+            reservoirs = list(self._reservoirs.items())
+        for record, reservoir in reservoirs:
+            attributes = self._point_attributes(record)
+            exemplars = list(reservoir.collect(attributes)) if attributes is not None else []
+            if exemplars:
+                taken[record] = exemplars
+        return taken
+
+    def _point_attributes(self, record: int) -> dict[str, Any] | None:
+        try:
+            return decode_attributes(self._buffer.record_key(record))
+        except (OtelShmError, DecodeError):
+            return None
+
+    def add(self, readers: Iterable[Any], taken: dict[int, list[Exemplar]]) -> None:
+        """Lets exemplars, by series, wait for each reader's next collection."""
+        with self._lock:
+            for reader in readers:
+                waiting = self._waiting.setdefault(reader, {})
+                for record, exemplars in taken.items():
+                    waiting[record] = [*waiting.get(record, ()), *exemplars][-_KEPT:]
+
+    def take(self, reader: Any) -> dict[int, list[Exemplar]]:
+        """What has waited for a reader, by series."""
+        with self._lock:
+            return self._waiting.pop(reader, {})

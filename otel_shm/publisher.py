@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that answers when another process collects: callbacks and exemplars belong to their process.
+
+It is started when there is something to answer with, and sleeps in between (csrc/answers.c). It keeps
+nothing alive: it ends with what it answers for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from otel_shm import answers
+from otel_shm.buffer import Buffer
+
+_logger = logging.getLogger(__name__)
+_OWN_REMEMBERED = 256
+_SLEEP_MILLIS = 1000  # and then it looks whether it is still wanted
+
+#: answer(collection) -> message for the collector process.
+Answer = Callable[[int], bytes]
+
+
+class Publisher:
+    """Answers to the collections of other processes.
+
+    Args:
+        buffer: that they share.
+        answer: a method that is called with the number of each collection that this process has not
+            begun itself, in the thread.
+    """
+
+    def __init__(self, buffer: Buffer, answer: Answer) -> None:
+        self._buffer = buffer
+        self._answer = weakref.WeakMethod(answer)
+        self._wanted = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # The last collections that this process has begun: the thread may be behind.
+        self._own: deque[int] = deque(maxlen=_OWN_REMEMBERED)
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread stayed with the parent."""
+        self._start_afresh()
+        if self._wanted:
+            self.start()
+
+    def start(self) -> None:
+        """There is something to answer with. May be called again and again."""
+        self._wanted = True
+        with self._lock:
+            if self._thread is not None:
+                return
+            # What began before now is not for this process to answer.
+            last = self._buffer.last_collection
+            self._thread = threading.Thread(
+                target=_run,
+                args=(weakref.ref(self), self._buffer, last),
+                name="otel_shm publisher",
+                daemon=True,
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter ends, or there are no more threads
+                self._thread = None
+                return
+        answers.announce(self._buffer, answers=True)
+
+    def stop(self) -> None:
+        """This process leaves: nobody is to wait for it. Waits a moment for the thread to end."""
+        self._wanted = False
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            answers.wake(self._buffer)
+            if thread is not threading.current_thread():
+                thread.join(_SLEEP_MILLIS / 1e3)
+            answers.announce(self._buffer, answers=False)
+
+    def begin_collection(self) -> int:
+        """Begins a collection in this process, which has nothing to tell itself."""
+        with self._turn:
+            collection = self._buffer.begin_collection()
+            self._own.append(collection)
+            return collection
+
+    def is_served_by(self, thread: threading.Thread) -> bool:
+        """True while this thread is to answer."""
+        return self._thread is thread
+
+    def serve(self, collection: int) -> None:
+        """Answers to a collection."""
+        answer = self._answer()
+        if answer is None:
+            return  # it goes just now
+        message = b""
+        with self._turn:
+            is_own = collection in self._own
+        if not is_own:
+            try:
+                message = answer(collection)
+            except Exception:
+                _logger.exception("A process could not answer to a collection.")
+        answers.answer(self._buffer, collection, message)
+
+
+def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:
+    while True:
+        collection = answers.wait_for_collection(buffer, last, _SLEEP_MILLIS)
+        publisher = reference()
+        if publisher is None or not publisher.is_served_by(threading.current_thread()):
+            return
+        if collection != last:
+            publisher.serve(collection)
+            last = collection
+        del publisher
