@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`otel-shm run`: starts a service and exports for it, from outside of its processes.
+
+The buffer is made and the collector lock taken before the command starts, so no process of the service
+ever collects while the supervisor lives; if it is killed one of them takes over. When the command and all
+processes with a lane are gone, however they ended, what they counted is exported a last time and the
+buffer's file is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import threading
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_PYTHON_METER_PROVIDER
+
+from otel_shm.buffer import COLLECTS, RESUME, Buffer
+from otel_shm.command.child import Child, block_signals, is_told_to_end, start_status
+from otel_shm.command.instrumented import instrument
+from otel_shm.command.places import private_directory, remove_if_private
+from otel_shm.command.readers import readers_from_environment
+from otel_shm.command.texts import pid_text, say
+from otel_shm.environment import OTEL_SHM_PATH, OTEL_SHM_RESTART, buffer_options
+from otel_shm.errors import OtelShmError
+from otel_shm.inspection import collector_pid, is_measured_in
+from otel_shm.outside import OutsideExporter
+
+NAME = "run"
+SUMMARY = "start a service and export for it"
+DESCRIPTION = (
+    "Starts COMMAND with a buffer for all its processes, exports by the standard OTEL_ variables while "
+    "it runs and a last time when its processes are gone, and removes the buffer. Signals are passed on; "
+    "the exit status is COMMAND's, or 128 + the signal that killed it."
+)
+_POLL_SECONDS = 0.02
+# One port for all: the supervisor's.
+_PULLED = "prometheus"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument(
+        "--path",
+        help="of the buffer (default: OTEL_SHM_PATH, else a new one in a private directory in memory)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="to wait for processes that outlive COMMAND (default: 10)",
+    )
+    parser.add_argument("--keep", action="store_true", help="do not remove the buffer")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("must be 0 to 86400 seconds")
+    return seconds
+
+
+def work(options: argparse.Namespace) -> int:
+    """Runs the command. Returns: its status; 126 or 127 if it cannot be started, as with shells."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise OtelShmError("give the COMMAND to run")
+    blocked = block_signals()
+    path, settings = buffer_options(options.path)
+    is_new = path is None or not os.path.lexists(path)
+    buffer = _private_buffer(command, settings) if path is None else _buffer(path, settings)
+    try:
+        exporter = _exporter(buffer)
+        environment = _environment(buffer, options.instrumented_by)
+        child = Child(command, environment, blocked)
+    except BaseException as error:
+        if is_new:
+            _remove(buffer)
+        if isinstance(error, OSError) and not isinstance(error, OtelShmError):
+            say(NAME, f"{command[0]}: {error.strerror}")
+            return start_status(error)
+        raise
+    status = child.wait()
+    _wait_for_others(buffer, options.grace)
+    if exporter is not None:
+        _close(exporter)
+    if not options.keep and not _remove(buffer):
+        say(NAME, f"processes of the service live on with buffer {buffer.path!r}, which stays")
+    return status
+
+
+def _private_buffer(command: list[str], settings: dict[str, Any]) -> Buffer:
+    name = f"{Path(command[0]).name}-{secrets.token_hex(4)}"
+    while True:
+        with suppress(FileNotFoundError):  # another supervisor's end took the directory away
+            return Buffer.outside(private_directory() / name, COLLECTS, settings)
+
+
+def _buffer(path: str | os.PathLike[str], settings: dict[str, Any]) -> Buffer:
+    return Buffer.outside(os.path.abspath(path), COLLECTS, settings)
+
+
+def _exporter(buffer: Buffer) -> OutsideExporter | None:
+    """What collects from now on; None if nothing is to be exported."""
+    readers = readers_from_environment()
+    if not readers:
+        return None
+    exporter = OutsideExporter(buffer, readers)
+    if not exporter.acquire():
+        pid = pid_text(collector_pid(buffer))
+        raise OtelShmError(f"buffer {buffer.path!r} is collected by process {pid} already")
+    return exporter
+
+
+def _environment(buffer: Buffer, instrumented_by: str | None) -> dict[str, str]:
+    """The command's: it finds the buffer, and each of its processes a provider."""
+    environment = dict(os.environ)
+    environment[OTEL_SHM_PATH] = str(buffer.path)
+    environment[OTEL_SHM_RESTART] = RESUME  # it has been begun anew already, if that was to be
+    environment[OTEL_PYTHON_METER_PROVIDER] = (
+        environment.get(OTEL_PYTHON_METER_PROVIDER) or "otel_shm"
+    )
+    names = [name.strip() for name in environment.get(OTEL_METRICS_EXPORTER, "").split(",")]
+    if _PULLED in names:
+        others = [name for name in names if name != _PULLED]
+        environment[OTEL_METRICS_EXPORTER] = ",".join(others) or "none"
+    if instrumented_by is not None:
+        instrument(environment, instrumented_by)
+    return environment
+
+
+def _wait_for_others(buffer: Buffer, grace: float) -> None:
+    """Returns when no process of the service lives any more, or it is time or told to end."""
+    deadline = monotonic() + grace
+    while is_measured_in(buffer) and monotonic() < deadline:
+        if is_told_to_end(_POLL_SECONDS):
+            return
+
+
+def _close(exporter: OutsideExporter) -> None:
+    """Exports a last time; a signal ends that."""
+    thread = threading.Thread(target=exporter.close, name="otel-shm run: last export", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        if is_told_to_end(_POLL_SECONDS):
+            say(NAME, "told to end before the last export was made")
+            return
+
+
+def _remove(buffer: Buffer) -> bool:
+    """Removes the file. Returns: False if processes use it."""
+    is_gone = buffer.remove()
+    remove_if_private(Path(str(buffer.path)).parent)
+    return is_gone

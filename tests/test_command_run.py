@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`otel-shm run`: it exports for a service from outside, whatever happens to the processes of either."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from buffers import shm
+from commands import APPS, OTEL_SHM, SILENT, Commands, commands, otel_shm
+from processes import PATIENCE, until
+from receiver import Receiver  # pytest's `pythonpath` setting points at examples/
+from serving import assert_one_series, is_running
+from test_servers import gunicorn
+
+from otel_shm.command import places
+from otel_shm.errors import BufferPathError
+
+__all__ = ["commands", "shm"]  # fixtures: found by their names in this module
+
+PYTHON = sys.executable
+HOUR = "3600000"  # milliseconds between exports: only exits export
+SHOW = "echo $OTEL_SHM_PATH; read line"
+
+
+def environment_of(receiver: Receiver, **more: str) -> dict[str, str]:
+    """Exports go to a receiver, at the end only."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_METRIC_EXPORT_INTERVAL": HOUR,
+        **more,
+    }
+
+
+def ls(directory: Path) -> list[dict[str, Any]]:
+    """What `otel-shm ls` says of a directory."""
+    found: list[dict[str, Any]] = json.loads(otel_shm("ls", "--json", "--dir", directory).stdout)
+    return found
+
+
+def supervised(path: Path) -> list[str]:
+    """What starts a service under the supervisor."""
+    return [OTEL_SHM, "run", f"--path={path}", "--"]
+
+
+def test_total_is_exact_and_nothing_is_left(shm: Path, tmp_path: Path) -> None:
+    """The supervisor alone collects, a killed worker's counts stay, and the end has everything."""
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            "--workers=2",
+            launcher=supervised(shm / "buffer"),
+            OTEL_METRIC_EXPORT_INTERVAL="50",
+        ) as server:
+            server.load(60)
+            assert receiver.wait_for(lambda: receiver.total("requests") == 60, PATIENCE)
+            (found,) = ls(shm)
+            assert found["collector"] == server.process.pid
+            assert set(found["processes"]) >= set(server.answered)
+            victim = max(server.answered)
+            os.kill(victim, signal.SIGKILL)
+            server.load(60)
+            server.stop()
+        assert_one_series(receiver, 120)
+    assert list(shm.iterdir()) == []
+
+
+def test_workers_take_over_from_a_killed_supervisor(tmp_path: Path) -> None:
+    """The service lives on, and so do total, start time and identity; its last process exports."""
+    path = tmp_path / "buffer"
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            "--workers=2",
+            launcher=supervised(path),
+            OTEL_METRIC_EXPORT_INTERVAL="50",
+        ) as server:
+            server.load(60)
+            assert receiver.wait_for(lambda: receiver.total("requests") == 60, PATIENCE)
+            (master,) = children(server.process.pid)
+            server.process.kill()
+            server.process.wait()
+            server.load(60)
+            assert receiver.wait_for(lambda: receiver.total("requests") == 120, PATIENCE)
+            server.load(60)
+            workers = children(master)
+            os.kill(master, signal.SIGTERM)
+            until(lambda: not any(map(is_running, {master, *workers})))
+        assert_one_series(receiver, 180)
+    (found,) = ls(tmp_path)
+    assert (found["state"], found["processes"], found["collector"]) == ("stale", [], 0)
+
+
+def children(pid: int) -> set[int]:
+    """The child processes there are now."""
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_workers_that_outlive_a_killed_master(tmp_path: Path) -> None:
+    """They are waited for, and what they still counted is exported; the status says what happened."""
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            "--workers=1",
+            "--timeout=2",  # a worker looks for its master twice in that time
+            launcher=supervised(tmp_path / "buffer"),
+            OTEL_METRIC_EXPORT_INTERVAL=HOUR,
+        ) as server:
+            server.load(60)
+            (master,) = children(server.process.pid)
+            os.kill(master, signal.SIGKILL)
+            assert server.process.wait(PATIENCE) == 128 + signal.SIGKILL
+        assert_one_series(receiver, 60)
+    assert not (tmp_path / "buffer").exists()
+
+
+def test_processes_that_outlive_the_grace(commands: Commands, tmp_path: Path) -> None:
+    """The buffer stays theirs, and their own readers export from then on."""
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    daemon = f"exec 3<&0; {PYTHON} counting.py <&3 & read line < {ready}"
+    with Receiver() as receiver:
+        run = commands.start(
+            *("run", f"--path={tmp_path / 'buffer'}", "--grace=0", "sh", "-c", daemon),
+            environment=environment_of(receiver),
+        )
+        assert run.line() == "otel_shm.provider"
+        ready.write_text("\n")
+        assert run.wait() == 0
+        assert "live on" in run.said()
+        assert receiver.wait_for(lambda: receiver.total("hits") == 1, PATIENCE)
+        before = len(receiver.requests)
+        run.close_input()  # upon which the process ends
+        assert receiver.wait_for(lambda: len(receiver.requests) > before, PATIENCE)
+        assert receiver.total("hits") == 1
+    assert (tmp_path / "buffer").exists()
+
+
+def test_a_private_buffer(commands: Commands) -> None:
+    """Without a path it is made where only this user may look, and is gone at the end."""
+    run = commands.start("run", "sh", "-c", SHOW, environment=SILENT)
+    path = Path(run.line())
+    assert path.parent == Path(f"/dev/shm/otel_shm-{os.geteuid()}")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.exists()
+    assert run.end(signal.SIGTERM) == (128 + signal.SIGTERM, "", "")
+    assert not path.exists()
+
+
+def test_a_directory_that_is_not_ours_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Anybody may make directories in /dev/shm: one that others may enter is passed over."""
+    shared, runtime = tmp_path / "shared", tmp_path / "runtime"
+    taken = shared / f"otel_shm-{os.geteuid()}"
+    taken.mkdir(parents=True, mode=0o755)
+    monkeypatch.setattr(places, "SHARED_MEMORY", shared)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(BufferPathError, match=r"alone.*--path"):
+        places.private_directory()
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    assert places.private_directory() == runtime / taken.name
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "errors"),
+    [
+        (["sh", "-c", "exit 7"], 7, ""),
+        (["--", "sh", "-c", "kill -KILL $$"], 137, ""),
+        (["/no/such/program"], 127, "otel-shm run: /no/such/program: No such file or directory\n"),
+        ([__file__], 126, f"otel-shm run: {__file__}: Permission denied\n"),
+        ([], 2, "otel-shm run: give the COMMAND to run\n"),
+    ],
+)
+def test_exit_status(
+    command: list[str], status: int, errors: str, commands: Commands, tmp_path: Path
+) -> None:
+    """It is the command's, as a shell would have it; and the buffer is gone each time."""
+    done = commands.run("run", f"--path={tmp_path / 'b'}", *command, environment=SILENT)
+    assert done == (status, "", errors)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_METRICS_EXPORTER", "nonsense", "no installed package offers that exporter"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "pigeon", "must be one of"),
+        ("OTEL_SHM_SERIES", "many", "must be a whole number"),
+        ("OTEL_SHM_LANES", "1", "lanes 2 to 4096"),
+        ("OTEL_SHM_PATH", "/no/such/directory/buffer", "No such file or directory"),
+        ("OTEL_SHM_PATH", "/dev/null", "is not a regular file"),
+        ("OTEL_CONFIG_FILE", "config.yaml", "is not read here"),
+    ],
+)
+def test_wrong_settings(variable: str, value: str, said: str, commands: Commands) -> None:
+    """They are said in one line, and nothing is started."""
+    status, output, errors = commands.run("run", "echo", "no", environment={variable: value})
+    assert (status, output) == (2, "")
+    assert said in errors
+    assert errors.count("\n") == 1
+
+
+def test_signals_are_passed_on(commands: Commands) -> None:
+    """Each of them, once; then the command decides when and how it ends."""
+    run = commands.start("run", PYTHON, "signalled.py", environment=SILENT)
+    assert int(run.line()) in children(run.pid)
+    for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TTIN", "TTOU"):
+        run.send(getattr(signal, f"SIG{name}"))
+        assert run.line() == f"SIG{name}"
+    assert run.end(signal.SIGTERM) == (3, "", "")
+
+
+def test_the_terminal_tells_the_command_itself() -> None:
+    """Ctrl-C reaches all in the foreground, so the supervisor does not pass it on a second time."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(APPS)
+        os.execve(OTEL_SHM, [OTEL_SHM, "run", PYTHON, "signalled.py"], {**os.environ, **SILENT})
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+
+        def line() -> bytes:
+            read = b""
+            while not read.endswith(b"\n"):
+                read += screen.read(1)
+            return read.strip()
+
+        line()
+        os.kill(pid, signal.SIGSTOP)  # so that it is later than the command
+        os.waitpid(pid, os.WUNTRACED)
+        os.write(terminal, b"\x03")
+        assert line().endswith(b"SIGINT")
+        os.kill(pid, signal.SIGUSR1)  # behind the one that must not come
+        os.kill(pid, signal.SIGCONT)
+        assert line() == b"SIGUSR1"
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+
+def test_the_command_starts_as_without_the_supervisor() -> None:
+    """No signal is blocked or ignored, and it has the descriptors that were left to it."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer):
+        show = ["sh", "-c", f"grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd/{reader}"]
+        done = otel_shm("run", *show, pass_fds=[reader], environment=SILENT)
+    signals = [int(mask, 16) for mask in re.findall(r"Sig...:\t(\w+)", done.stdout)]
+    # 32 and 33 are the C library's own, which it ignores in what posix_spawn() starts.
+    assert [mask & ~(1 << 31 | 1 << 32) for mask in signals] == [0, 0]
+    assert done.stdout.endswith(f"/proc/self/fd/{reader}\n")
+
+
+def test_sockets_that_systemd_hands_over() -> None:
+    """They are for the process that LISTEN_PID names, which is the command."""
+    inner = 'test $LISTEN_PID = $$ && echo "$0 $1"'
+    outer = f"LISTEN_PID=$$ exec {OTEL_SHM} run -- sh -c '{inner}' 'it has' them"
+    done = subprocess.run(
+        ["sh", "-c", outer],
+        env={**os.environ, **SILENT},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "it has them\n"
+
+
+def test_the_first_process_of_a_container_buries_orphans() -> None:
+    """Processes that outlive their parents become children of the supervisor there."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no pid namespace can be made here")
+    done = subprocess.run(
+        [*unshare, OTEL_SHM, "run", PYTHON, "orphans.py"],
+        cwd=APPS,
+        env={**os.environ, **SILENT},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "0\n"
+
+
+def test_the_supervisor_is_no_process_of_the_service(commands: Commands, tmp_path: Path) -> None:
+    """Its resource is not the service's, and the command finds a provider without being told to.
+
+    With --keep the next run goes on with the total.
+    """
+    with Receiver() as receiver:
+        for total in (1, 2):
+            run = commands.start(
+                *("run", "--keep", f"--path={tmp_path / 'buffer'}"),
+                *("env", "OTEL_SERVICE_NAME=inner", PYTHON, "counting.py"),
+                environment=environment_of(receiver, OTEL_SERVICE_NAME="outer"),
+            )
+            assert run.line() == "otel_shm.provider"
+            run.close_input()
+            assert run.end(None) == (0, "", "")
+            # Exported once each time, and by one of the two only.
+            points = receiver.points("hits")
+            assert [point.value for point in points] == [1, 2][:total]
+            assert points[-1].resource_attributes["service.name"] == "inner"
+        assert len(receiver.latest("hits")) == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside"])
+def test_with_opentelemetry_instrument(inside: bool, tmp_path: Path) -> None:
+    """In front of either: the service is instrumented, and the supervisor is not, and collects."""
+    path = tmp_path / "buffer"
+    instrument = str(Path(OTEL_SHM).with_name("opentelemetry-instrument"))
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            "--workers=1",
+            launcher=[*supervised(path), instrument] if inside else [instrument, *supervised(path)],
+            OTEL_METRIC_EXPORT_INTERVAL=HOUR,
+            OTEL_TRACES_EXPORTER="none",
+            OTEL_LOGS_EXPORTER="none",
+        ) as server:
+            server.load(20)
+            (found,) = ls(tmp_path)
+            (master,) = children(server.process.pid)
+            assert found["collector"] == server.process.pid
+            # The configurator has run in gunicorn's master too, and so in front of it.
+            assert set(found["processes"]) == {master, *server.answered}
+            server.stop()
+        assert_one_series(receiver, 20)
+    assert not path.exists()
+
+
+def test_one_supervisor_a_buffer(commands: Commands, tmp_path: Path) -> None:
+    """A second one is refused, and takes nothing away."""
+    with Receiver() as receiver:
+        path, environment = tmp_path / "buffer", environment_of(receiver)
+        first = commands.start("run", "--path", path, "sh", "-c", SHOW, environment=environment)
+        assert first.line() == str(path)
+        status, _, errors = commands.run("run", "--path", path, "true", environment=environment)
+        assert status == 2
+        assert f"is collected by process {first.pid} already" in errors
+        assert path.exists()
+        assert first.end()[0] == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("names", "left"), [("prometheus", "none"), ("prometheus, console", "console")]
+)
+def test_pulled_metrics_are_the_supervisors(names: str, left: str, commands: Commands) -> None:
+    """There is one port, which the processes of the service do not ask for."""
+    environment = {"OTEL_METRICS_EXPORTER": names, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+    done = commands.run("run", "sh", "-c", "echo $OTEL_METRICS_EXPORTER", environment=environment)
+    assert done == (0, f"{left}\n", "")
