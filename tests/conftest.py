@@ -19,11 +19,16 @@ from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util._once import Once
+from points import measure_of
 
 import otel_shm
 
-# A busy machine makes no test fail, and nothing is left in the working directory.
-settings.register_profile("tests", deadline=None, database=None)
+# A busy machine makes no test fail, nor does chance, and nothing is left in the working directory.
+settings.register_profile("tests", deadline=None, database=None, derandomize=True)
+# pytest --hypothesis-profile=long --timeout=0: other examples each time, and very many.
+settings.register_profile(
+    "long", settings.get_profile("tests"), derandomize=False, max_examples=5_000
+)
 settings.load_profile("tests")
 
 # On CPython both are there, or the tests fail: nobody falls back to the slow one without asking.
@@ -39,13 +44,14 @@ for _types in TYPES.values():
         _abstract.Counter.register(_types.Counter)
         _abstract.UpDownCounter.register(_types.UpDownCounter)
         _abstract._Gauge.register(_types.Gauge)
+        _abstract.Histogram.register(_types.Histogram)
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Has meters make the instruments of each backend in turn."""
     types = TYPES[request.param]
-    for name in ("Counter", "UpDownCounter", "Gauge"):
+    for name in ("Counter", "UpDownCounter", "Gauge", "Histogram"):
         monkeypatch.setattr(f"otel_shm.meter.{name}", getattr(types, name))
     return types
 
@@ -91,7 +97,7 @@ def meter(provider: otel_shm.MeterProvider) -> otel_shm.Meter:
     return made
 
 
-@pytest.fixture(params=["Counter", "UpDownCounter", "Gauge"])
+@pytest.fixture(params=["Counter", "UpDownCounter", "Gauge", "Histogram"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Each synchronous instrument in turn, by the name of its class."""
     return str(request.param)
@@ -104,14 +110,15 @@ def instrument(kind: str, meter: otel_shm.Meter) -> Any:
         "Counter": meter.create_counter,
         "UpDownCounter": meter.create_up_down_counter,
         "Gauge": meter.create_gauge,
+        "Histogram": meter.create_histogram,
     }
     return create[kind]("i")
 
 
 @pytest.fixture
 def measure(instrument: Any) -> Callable[..., None]:
-    """`add` or `set`, whichever the instrument has."""
-    return instrument.set if hasattr(instrument, "set") else instrument.add
+    """`add`, `set` or `record`, whichever the instrument has."""
+    return measure_of(instrument)
 
 
 @pytest.fixture
@@ -133,7 +140,8 @@ def no_global_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine that runs the tests decides what they see."""
+    """No setting of the machine that runs the tests decides what they see, and no package on it."""
     for name in list(os.environ):
         if name.startswith("OTEL_") and name != "OTEL_SHM_BACKEND":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "*")

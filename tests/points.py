@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData, Sum
+from opentelemetry.sdk.metrics.export import (
+    InMemoryMetricReader,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+    Sum,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+OVERFLOW = "{'otel.metric.overflow': True}"
+ENDLESS = 2**32  # more series than any buffer of a test has
+
+Reader = TypeVar("Reader", bound=MetricReader)
+
 
 class Point(NamedTuple):
-    """One number data point with everything that stands above it."""
+    """One data point with everything that stands above it; of a histogram the value is the sum."""
 
     resource: Resource
     scope: InstrumentationScope
@@ -26,6 +37,7 @@ class Point(NamedTuple):
     value: int | float
     start: int | None
     time: int
+    data: Any  # the SDK's data point
 
 
 def points_of(data: MetricsData | None) -> list[Point]:
@@ -39,11 +51,12 @@ def points_of(data: MetricsData | None) -> list[Point]:
             metric.description,
             type(metric.data).__name__,
             metric.data.is_monotonic if isinstance(metric.data, Sum) else None,
-            metric.data.aggregation_temporality if isinstance(metric.data, Sum) else None,
+            getattr(metric.data, "aggregation_temporality", None),
             point.attributes,
-            point.value,
+            point.value if isinstance(point, NumberDataPoint) else point.sum,
             point.start_time_unix_nano,
             point.time_unix_nano,
+            point,
         )
         for resource in (data.resource_metrics if data else ())
         for scope in resource.scope_metrics
@@ -62,7 +75,7 @@ def exact(value: Any) -> str:
 
 
 def values(reader: InMemoryMetricReader, name: str | None = None) -> dict[str, int | float]:
-    """Value by attributes of a metric (or of all) as the reader collects them now.
+    """Value or sum by attributes of a metric (or of all) as the reader collects them now.
 
     The keys are `exact` texts of the attributes, so `{"a": 1}` and `{"a": True}` stay two.
     """
@@ -70,3 +83,24 @@ def values(reader: InMemoryMetricReader, name: str | None = None) -> dict[str, i
     found = {exact(point.attributes): point.value for point in points}
     assert len(found) == len(points), f"a series twice: {points}"
     return found
+
+
+def measure_of(measuring: Any) -> Callable[..., None]:
+    """`add`, `set` or `record`, whichever an instrument or a bound one has."""
+    for name in ("add", "set", "record"):
+        if hasattr(measuring, name):
+            return getattr(measuring, name)  # type: ignore[no-any-return]
+    raise TypeError(f"{measuring!r} measures nothing")
+
+
+def with_limit(reader: Reader, limit: int) -> Reader:
+    """The reader, with a cardinality limit; before a provider has it. With any SDK."""
+    reader._instrument_class_cardinality_limit = dict.fromkeys(  # type: ignore[attr-defined]
+        reader._instrument_class_temporality, limit
+    )
+    return reader
+
+
+def without_limit(reader: Reader) -> Reader:
+    """The same, with none."""
+    return with_limit(reader, ENDLESS)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from points import exact, values
+from points import exact, measure_of, values
 from sdk_version import SDK
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -63,11 +63,10 @@ class Level(enum.IntEnum):
 
 @pytest.fixture(params=["instrument", "bound"])
 def give(request: pytest.FixtureRequest, instrument: Any, measure: Measure) -> Measure:
-    """`add` or `set` of the instrument, or of it bound to no attributes."""
+    """What measures with the instrument, or with it bound to no attributes."""
     if request.param == "instrument":
         return measure
-    bound = instrument.bind()
-    return bound.set if hasattr(bound, "set") else bound.add
+    return measure_of(instrument.bind())
 
 
 @pytest.mark.parametrize(
@@ -110,10 +109,11 @@ def test_negative_amount(
     reader: InMemoryMetricReader,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A Counter ignores it with the SDK's warning, the others take it."""
+    """A Counter or Histogram ignores it with the SDK's warning, the others take it."""
     give(amount)
-    if kind == "Counter":
-        text = "Add amount must be non-negative on Counter i."
+    if kind in ("Counter", "Histogram"):
+        verb = "Add" if kind == "Counter" else "Record"
+        text = f"{verb} amount must be non-negative on {kind} i."
         assert caplog.record_tuples == [(SDK_INSTRUMENT, logging.WARNING, text)]
         assert values(reader) == {}
     else:
@@ -132,7 +132,7 @@ def test_amount_that_is_not_finite(
     """It is ignored with the SDK's warning, and makes no point."""
     give(amount)
     give(decimal.Decimal(amount))
-    verb = "Set" if kind == "Gauge" else "Add"
+    verb = {"Gauge": "Set", "Histogram": "Record"}.get(kind, "Add")
     texts = [
         f"{verb} amount {shown} is not finite on {kind} i, ignoring measurement."
         for shown in (amount, decimal.Decimal(amount))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from buffers import claim_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import attributes as sdk_attributes
@@ -22,7 +23,6 @@ from points import exact
 from sdk_version import todays_sdk
 
 import otel_shm
-from otel_shm import buffer as rules
 from otel_shm.attributes import clean_attributes, decode_attributes, encode_attributes
 from otel_shm.description import Description
 from otel_shm.metadata import InstrumentIdentity
@@ -146,9 +146,8 @@ def c_encode() -> Encode:
 
     buffer = otel_shm.Buffer(series=100_000)
     identity = InstrumentIdentity("c", "", "")
-    record = buffer.claim_instrument(buffer.claim_scope(b"s"), rules.COUNTER, rules.SUM, b"c")
     described = Description("Counter", identity, InstrumentationScope("s"))
-    counter = _fast.Counter(buffer, buffer.address, record, described)
+    counter = _fast.Counter(buffer, buffer.address, described, ((claim_stream(buffer), None),))
     return lambda attributes: buffer.record_key(counter.bind(attributes)._series)
 
 

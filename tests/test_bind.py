@@ -15,24 +15,22 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from buffers import claim_stream
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from points import values
+from points import measure_of, values
 
 import otel_shm
 from otel_shm.description import Description
 from otel_shm.metadata import InstrumentIdentity
+from otel_shm.streams import AttributeFilter
 
 pytestmark = pytest.mark.usefixtures("backend")
 
 Make = Callable[..., otel_shm.MeterProvider]
 Measure = Callable[..., None]
+SYNCHRONOUS = ("Counter", "UpDownCounter", "Gauge", "Histogram")
 OVERFLOW = "{'otel.metric.overflow': True}"
-
-
-def measure_of(measuring: Any) -> Measure:
-    """`add` or `set`, whichever there is."""
-    return measuring.set if hasattr(measuring, "set") else measuring.add
 
 
 def test_no_point_before_the_first_measurement(
@@ -172,9 +170,10 @@ def described() -> Any:
 def test_instruments_in_cycles_are_collected(backend: ModuleType) -> None:
     """The garbage collector sees through instruments and bound instruments."""
     buffer = otel_shm.Buffer()
-    for name in ("Counter", "UpDownCounter", "Gauge"):
+    streams = ((claim_stream(buffer), AttributeFilter(["a"], excludes=True)), (0, None))
+    for name in SYNCHRONOUS:
         about = described()
-        instrument = getattr(backend, name)(buffer, buffer.address, 0, about)
+        instrument = getattr(backend, name)(buffer, buffer.address, about, streams)
         about.held = instrument.bind()
         gone = weakref.ref(about), weakref.ref(instrument)
         del about, instrument
@@ -201,8 +200,17 @@ def test_instruments_cannot_be_copied(instrument: Any) -> None:
 
 def test_types_are_made_by_a_meter_only(backend: ModuleType) -> None:
     """Wrong arguments raise TypeError, and a type cannot be filled in later."""
-    for name in ("Counter", "UpDownCounter", "Gauge"):
-        for args in ((), (None,), (None, 0, 0), ("owner", "address", 0, None)):
+    buffer = otel_shm.Buffer()
+    good = (buffer, buffer.address, described())
+    for name in SYNCHRONOUS:
+        for args in (
+            (),
+            (None,),
+            (None, 0, 0),
+            ("owner", "address", None, ()),
+            good,
+            (*good, None),
+        ):
             with pytest.raises((TypeError, AttributeError)):
                 getattr(backend, name)(*args)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buffers import SMALL, claim, claim_instrument, in_small_tmpfs, shm, totals
+from buffers import SMALL, claim, claim_stream, in_small_tmpfs, shm, totals
 from processes import Gate, Processes, processes
 
 from otel_shm.buffer import Buffer
@@ -40,7 +40,7 @@ def refusal(kind: type[OtelShmError], path: Any, **sizes: Any) -> OtelShmError:
 def test_anonymous_buffers_are_apart() -> None:
     """Without a path each buffer is its own."""
     first, second = Buffer(**SMALL), Buffer(**SMALL)
-    claim(first, claim_instrument(first)).add(1)
+    claim(first, claim_stream(first)).measure(1)
     assert list(totals(first).values()) == [1]
     assert totals(second) == {}
     assert first.path is None
@@ -65,8 +65,8 @@ def test_file_is_sparse(shm: Path) -> None:
     buffer = Buffer(shm / "buffer", series=2**20, lanes=100, record_bytes=2**32)
     info = os.stat(shm / "buffer")
     assert info.st_size > 10 * 2**30
-    claim(buffer, claim_instrument(buffer)).add(1)
-    assert buffer.statistics.allocated_bytes < 2**19
+    claim(buffer, claim_stream(buffer)).measure(1)
+    assert buffer.statistics.allocated_bytes < 2**20
     # The page map never claims more than the file system gave.
     assert os.stat(shm / "buffer").st_blocks * 512 >= buffer.statistics.allocated_bytes
 
@@ -87,7 +87,7 @@ def test_file_outlives_its_processes(shm: Path, processes: Processes) -> None:
 
     def run() -> int:
         buffer = Buffer(shm / "buffer", **SMALL)
-        claim(buffer, claim_instrument(buffer), {"route": "/"}).add(1)
+        claim(buffer, claim_stream(buffer), {"route": "/"}).measure(1)
         return buffer.lane
 
     assert [processes.fork(run).result() for _ in range(3)] == [1, 1, 1]
@@ -103,7 +103,7 @@ def test_removed_file_is_made_anew(shm: Path) -> None:
     new = Buffer(shm / "buffer", **SMALL)
     assert new is not old
     for buffer, amount in ((old, 1), (new, 2)):
-        claim(buffer, claim_instrument(buffer)).add(amount)
+        claim(buffer, claim_stream(buffer)).measure(amount)
     assert list(totals(old).values()) == [1]
     assert list(totals(new).values()) == [2]
 
@@ -117,7 +117,7 @@ def test_processes_that_create_at_once_share_one_buffer(shm: Path, processes: Pr
         for n, gate in enumerate(gates):
             gate.wait()
             buffer = Buffer(shm / f"buffer {n}", series=64, lanes=32, record_bytes=8192)
-            claim(buffer, claim_instrument(buffer), {"shared": True}).add(1)
+            claim(buffer, claim_stream(buffer), {"shared": True}).measure(1)
 
     children = [processes.fork(create) for _ in range(16)]
     for gate in gates:
@@ -139,8 +139,8 @@ def test_processes_that_create_at_once_share_one_buffer(shm: Path, processes: Pr
     [
         (0, [0], "is not an otel_shm buffer"),
         (0, [int.from_bytes(b"PROM_SHM", "little")], "is not an otel_shm buffer"),
-        (8, [0], "another version than this package's (1)"),
-        (8, [2], "another version than this package's (1)"),
+        (8, [0], "another version than this package's (2)"),
+        (8, [1], "another version than this package's (2)"),
         (16, [65536], "another page size"),
         (24, [4096], "does not have the length its header says"),
         (32, [0], "does not have the length its header says"),
@@ -334,14 +334,14 @@ def test_file_size_limit_is_said(shm: Path, processes: Processes) -> None:
     assert os.listdir(shm) == []
 
 
-def attach_with_limit(path: Path, counter: int) -> None:
+def attach_with_limit(path: Path, stream: int) -> None:
     """Claims and adds where the process may hardly write to files."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    claim(Buffer(path), counter, {"new": True}).add(1)
+    claim(Buffer(path), stream, {"new": True}).measure(1)
 
 
 def test_attaching_needs_no_file_size(shm: Path, processes: Processes) -> None:
     """A process whose limit is below the file's size may use it: the file does not grow."""
     buffer = Buffer(shm / "buffer", **SMALL)
-    processes.spawn(attach_with_limit, shm / "buffer", claim_instrument(buffer)).result()
+    processes.spawn(attach_with_limit, shm / "buffer", claim_stream(buffer)).result()
     assert list(totals(buffer).values()) == [1]

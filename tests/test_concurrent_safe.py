@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from buffers import claim_instrument, meter_of, shm, totals
+from buffers import claim_stream, meter_of, shm, totals
 from conftest import BACKENDS
 from processes import PATIENCE, Gate, Processes, processes, until
 
 from otel_shm.attributes import decode_attributes, encode_attributes
-from otel_shm.buffer import Buffer, Scanner
+from otel_shm.buffer import Buffer
+from otel_shm.scanner import Scanner
+from otel_shm.series import Stream
 
 __all__ = ["processes", "shm"]
 
@@ -292,7 +294,7 @@ def test_concurrent_safe_creation_under_kill_9(shm: Path, processes: Processes) 
 def test_concurrent_safe_scan_sees_every_series_once(processes: Processes) -> None:
     """Scans during claims: a series never comes twice, keeps its row, and never shows less."""
     buffer = Buffer(series=4096, lanes=8, record_bytes=2**20)
-    record = claim_instrument(buffer)
+    stream = Stream(buffer, claim_stream(buffer))
     gate = Gate()
 
     def work() -> None:
@@ -300,10 +302,10 @@ def test_concurrent_safe_scan_sees_every_series_once(processes: Processes) -> No
         for n in range(800):
             key = encode_attributes({"n": n})
             for _ in range(5):
-                series, status = buffer.claim_series(record, key, measured=True)
+                series, status = stream.claim(key, measured=True)
                 assert status == 0
-                series.add(1)
-                series.add(0.25)
+                series.measure(1)
+                series.measure(0.25)
 
     children = [processes.fork(work) for _ in range(3)]
     gate.open()

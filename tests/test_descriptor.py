@@ -15,11 +15,13 @@ import weakref
 from pathlib import Path
 
 import pytest
-from buffers import claim_instrument, counter_of, lane_by_path, meter_of, shm, totals, updown_of
+from buffers import claim_stream, counter_of, lane_by_path, meter_of, shm, totals, updown_of
 from processes import Processes, processes
 
 from otel_shm._core import lib
-from otel_shm.buffer import Buffer, Scanner
+from otel_shm.buffer import Buffer
+from otel_shm.scanner import Scanner
+from otel_shm.series import Stream
 
 __all__ = ["processes", "shm"]
 
@@ -57,12 +59,12 @@ def test_closing_gives_the_lane_up(shm: Path, processes: Processes) -> None:
     path = shm / "buffer"
     buffer = Buffer(path, **SIZES)
     series = counter_of(buffer)
-    series.add(1)
+    series.measure(1)
     assert len(mappings_of(path)) == 2
     assert processes.spawn(lane_by_path, path).result() == 2
     del buffer
     gc.collect()
-    series.add(1)  # what can still measure keeps the mapping
+    series.measure(1)  # what can still measure keeps the mapping
     del series
     gc.collect()
     assert not mappings_of(path)
@@ -88,10 +90,10 @@ def test_opening_again_keeps_the_lane(shm: Path, processes: Processes) -> None:
     path = shm / "buffer"
     buffer = Buffer(path, **SIZES)
     series = updown_of(buffer)
-    series.add(1)
+    series.measure(1)
     del buffer
     again = Buffer(path)
-    updown_of(again).add(10)
+    updown_of(again).measure(10)
     assert again.read(series.record) == 11
     del series
     gc.collect()
@@ -122,7 +124,7 @@ def test_opening_in_a_finalizer(shm: Path, processes: Processes) -> None:
             self.series = counter_of(Buffer(path, **SIZES))
 
         def __del__(self) -> None:
-            counter_of(Buffer(path)).add(1)
+            counter_of(Buffer(path)).measure(1)
 
     def run() -> None:
         for _ in range(3):
@@ -175,7 +177,7 @@ def test_lane_is_kept_though_the_program_reads_the_file(
 ) -> None:
     """A program that opens and closes the file itself, which drops the locks, gets them back."""
     updown = updown_of(buffer)
-    updown.add(1)
+    updown.measure(1)
     Path(str(buffer.path)).read_bytes()
     assert buffer.collector_acquire()
     assert processes.spawn(lane_by_path, buffer.path).result() == 2
@@ -185,7 +187,7 @@ def test_lane_is_kept_though_the_program_reads_the_file(
 def add_by_path(path: Path, amount: int) -> int:
     """In a process started on its own: adds to the up-down counter. Returns: its lane."""
     buffer = Buffer(path)
-    updown_of(buffer).add(amount)
+    updown_of(buffer).measure(amount)
     return buffer.lane
 
 
@@ -197,7 +199,7 @@ def test_share_of_who_had_the_lane_meanwhile_is_dropped(
     Path(str(buffer.path)).read_bytes()
     assert processes.spawn(add_by_path, buffer.path, 100).result() == 1
     assert buffer.collector_acquire()
-    updown.add(5)
+    updown.measure(5)
     assert buffer.read(updown.record) == 5
 
 
@@ -205,7 +207,7 @@ def test_lane_may_move_while_threads_claim(shm: Path, processes: Processes) -> N
     """A process that lost its lane takes another one in the middle of its threads' first adds."""
     path, count = shm / "buffer", 15_000
     buffer = Buffer(path, series=3 * count + 1, lanes=8, record_bytes=2**23)
-    record = claim_instrument(buffer)
+    stream = Stream(buffer, claim_stream(buffer))
 
     def take_lanes_for_a_moment() -> None:
         with path.open("r+b") as file:
@@ -217,7 +219,7 @@ def test_lane_may_move_while_threads_claim(shm: Path, processes: Processes) -> N
 
     def measure(thread: int) -> None:
         for n in range(count):
-            buffer.claim_series(record, b"%d %d" % (thread, n), measured=True)[0].add(1)
+            stream.claim(b"%d %d" % (thread, n), measured=True)[0].measure(1)
 
     for _ in range(2):
         processes.fork(take_lanes_for_a_moment)

@@ -15,7 +15,8 @@ from processes import Processes, processes
 
 import otel_shm
 from otel_shm.attributes import decode_attributes
-from otel_shm.buffer import Buffer, Scanner
+from otel_shm.buffer import Buffer
+from otel_shm.scanner import Scanner
 
 __all__ = ["processes"]
 

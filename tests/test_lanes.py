@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buffers import claim_instrument, counter_of, lane_by_path, meter_of, shm, totals, updown_of
+from buffers import claim_stream, counter_of, lane_by_path, meter_of, shm, totals, updown_of
 from processes import Gate, Processes, processes, until
 
 from otel_shm._core import lib
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import Buffer
+from otel_shm.series import Stream
 
 __all__ = ["processes", "shm"]
 
@@ -61,12 +62,12 @@ def test_every_process_has_a_lane_of_its_own(buffer: Buffer, processes: Processe
 def test_child_leaves_the_lane_of_its_parent_at_once(buffer: Buffer, processes: Processes) -> None:
     """Addresses that were given out before the fork lead to the child's own lane after it."""
     counter, updown = counter_of(buffer), updown_of(buffer)
-    counter.add(10)
-    updown.add(10)
+    counter.measure(10)
+    updown.measure(10)
 
     def run() -> tuple[Any, Any]:
-        counter.add(5)
-        updown.add(5)
+        counter.measure(5)
+        updown.measure(5)
         return buffer.read(counter.record), buffer.read(updown.record)
 
     assert processes.fork(run).result() == (15, 15)
@@ -97,12 +98,12 @@ def test_bound_instruments_move_with_the_fork(buffer: Buffer, processes: Process
 def test_share_of_the_dead(buffer: Buffer, processes: Processes) -> None:
     """Of a killed process the counters stay, its part of an up-down counter is dropped."""
     counter, updown = counter_of(buffer), updown_of(buffer)
-    updown.add(1)
+    updown.measure(1)
 
     def run() -> None:
-        counter.add(7)
-        updown.add(100)
-        updown.add(0.5)
+        counter.measure(7)
+        updown.measure(100)
+        updown.measure(0.5)
         signal.pause()
 
     child = processes.fork(run)
@@ -119,9 +120,9 @@ def test_lane_is_taken_over_clean(buffer: Buffer, processes: Processes) -> None:
 
     def run() -> tuple[int, Any, Any]:
         before = buffer.read(updown.record)
-        counter.add(1)
-        updown.add(100)
-        updown_of(buffer, {"of": "the child"}).add(5)
+        counter.measure(1)
+        updown.measure(100)
+        updown_of(buffer, {"of": "the child"}).measure(5)
         return buffer.lane, before, buffer.read(updown.record)
 
     assert [processes.fork(run).result() for _ in range(3)] == [
@@ -141,8 +142,8 @@ def test_short_lived_processes_cost_nothing(buffer: Buffer, processes: Processes
     counter, updown = counter_of(buffer), updown_of(buffer)
 
     def run(n: int) -> None:
-        counter.add(1)
-        updown.add(n)
+        counter.measure(1)
+        updown.measure(n)
 
     processes.fork(run, 0).result()
     allocated, lanes = buffer.statistics.allocated_bytes, lanes_used(buffer)
@@ -160,8 +161,8 @@ def test_fork_in_a_fork(buffer: Buffer, processes: Processes) -> None:
     counter, updown = counter_of(buffer), updown_of(buffer)
 
     def run(depth: int) -> list[tuple[int, Any]]:
-        counter.add(1)
-        updown.add(10**depth)
+        counter.measure(1)
+        updown.measure(10**depth)
         deeper = []
         if depth < 3:
             with Processes() as inner:
@@ -188,12 +189,12 @@ def test_pid_namespaces_have_lanes(buffer: Buffer, processes: Processes) -> None
     if refused:
         pytest.skip(f"no pid namespace can be made here: {refused}")
     updown = updown_of(buffer)
-    updown.add(1)
+    updown.measure(1)
     gate = Gate()
 
     def first_of_its_kind() -> int:
         assert os.getpid() == 1
-        updown.add(10)
+        updown.measure(10)
         gate.wait()
         return buffer.lane
 
@@ -214,18 +215,18 @@ def test_pid_namespaces_have_lanes(buffer: Buffer, processes: Processes) -> None
 def test_fork_without_hooks_is_noticed(buffer: Buffer) -> None:
     """A fork the interpreter knows nothing of: the next claim takes a lane, and nothing is lost."""
     counter, updown = counter_of(buffer), updown_of(buffer)
-    record, key = claim_instrument(buffer), encode_attributes({"new": True})
-    updown.add(1)
+    stream, key = Stream(buffer, claim_stream(buffer)), encode_attributes({"new": True})
+    updown.measure(1)
     reader, writer = os.pipe()
     fork = ctypes.PyDLL(None).fork
     pid = fork()
     if pid == 0:
         try:
-            counter.add(1)  # in the parent's lane
-            updown.add(1)
+            counter.measure(1)  # in the parent's lane
+            updown.measure(1)
             inherited = buffer.lane
-            buffer.claim_series(record, key, measured=True)[0].add(1)
-            counter.add(1)  # in its own
+            stream.claim(key, measured=True)[0].measure(1)
+            counter.measure(1)  # in its own
             os.write(writer, bytes([inherited, buffer.lane]))
         finally:
             os._exit(0)
@@ -253,8 +254,8 @@ def test_lane_that_changes_hands_is_not_counted(buffer: Buffer, processes: Proce
     The next owner is stopped between the lock and the cleaning: here it does no more than lock.
     """
     updown = updown_of(buffer)
-    updown.add(1)
-    processes.fork(updown.add, 100).result()
+    updown.measure(1)
+    processes.fork(updown.measure, 100).result()
     assert buffer.read(updown.record) == 1
     with subprocess.Popen(
         [sys.executable, "-c", LOCK, str(buffer.path), str(lib.OSHM_LOCK_LANES + 2)],

@@ -18,7 +18,6 @@ import pytest
 from opentelemetry import metrics as api
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
     InMemoryMetricReader,
     MetricExporter,
     MetricExportResult,
@@ -26,7 +25,6 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.metrics.view import DropAggregation, SumAggregation, View
 from opentelemetry.sdk.resources import Resource
 from points import Point, points_of, values
 
@@ -86,7 +84,7 @@ def test_signature_begins_as_the_sdks() -> None:
     for name in stock:
         assert (ours[name].kind, ours[name].default) == (stock[name].kind, stock[name].default)
     more = [parameter for name, parameter in ours.items() if name not in stock]
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in more)
+    assert all(p.kind is p.KEYWORD_ONLY and p.default in (None, ()) for p in more)
     for name in ("get_meter", "force_flush", "shutdown"):
         mine, theirs = (
             {
@@ -347,42 +345,6 @@ def test_all_is_collectable_after_shutdown() -> None:
     gc.collect()
     assert [reference() for reference in gone] == [None] * 6
     assert set(os.listdir("/proc/self/fd")) <= before
-
-
-@pytest.mark.parametrize(
-    ("readers", "options"),
-    [
-        ([], {"views": [View(instrument_name="*", name=None)]}),
-        ([InMemoryMetricReader({sdk.Counter: AggregationTemporality.DELTA})], {}),
-        ([InMemoryMetricReader({sdk.UpDownCounter: AggregationTemporality.DELTA})], {}),
-        ([InMemoryMetricReader(None, {sdk.Counter: DropAggregation()})], {}),
-        ([InMemoryMetricReader(None, {sdk.ObservableGauge: SumAggregation()})], {}),
-        ([InMemoryMetricReader(None, {sdk._Gauge: DropAggregation()})], {}),
-    ],
-    ids=["view", "delta", "delta up-down", "drop", "sum of gauge", "drop gauge"],
-)
-def test_what_is_not_there_yet_is_said_at_set_up(
-    readers: list[MetricReader], options: dict[str, Any]
-) -> None:
-    """Views, delta and other aggregations raise at once, and the readers stay free."""
-    with pytest.raises(NotImplementedError, match="this version of otel_shm"):
-        MeterProvider(readers, shutdown_on_exit=False, **options)
-    sdk.MeterProvider(readers, shutdown_on_exit=False).shutdown()
-    for reader in readers:
-        sdk.MeterProvider._all_metric_readers.discard(reader)
-
-
-def test_what_concerns_no_instrument_of_ours_is_no_reason_to_fail(make_provider: Make) -> None:
-    """A delta temporality of gauges or histograms, as OTLP exporters may be set, changes nothing."""
-    reader = InMemoryMetricReader(
-        {
-            sdk.Histogram: AggregationTemporality.DELTA,
-            sdk.ObservableGauge: AggregationTemporality.DELTA,
-        },
-        {sdk.Histogram: DropAggregation()},
-    )
-    make_provider(reader).get_meter("m").create_counter("c").add(1)
-    assert values(reader) == {"{}": 1}
 
 
 def test_buffer_may_be_given_as_an_object(make_provider: Make, reader: Any) -> None:

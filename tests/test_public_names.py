@@ -79,7 +79,7 @@ def test_import_says_nothing() -> None:
 
 def test_objects_are_named_after_the_package() -> None:
     """Messages, tracebacks and pickles show the name one imports."""
-    for name in ("Counter", "UpDownCounter", "Gauge"):
+    for name in ("Counter", "UpDownCounter", "Gauge", "Histogram"):
         assert getattr(otel_shm, name).__name__ == name
         assert getattr(otel_shm, name).__qualname__ == name
 

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from buffers import SMALL, claim, claim_instrument
+from buffers import SMALL, claim, claim_stream
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import Gate, Processes, processes, until
 
 from otel_shm import buffer as rules
 from otel_shm._core import ffi, lib
-from otel_shm.buffer import Buffer, Series
+from otel_shm.buffer import Buffer
+from otel_shm.series import Series, Stream
 
 __all__ = ["processes"]
 
@@ -34,20 +35,20 @@ class Slots:
 
     def __init__(self) -> None:
         self.buffer = Buffer(**SMALL)
-        self.counter = self._series(rules.COUNTER, rules.SUM)
-        self.updown = self._series(rules.UP_DOWN_COUNTER, rules.LIVE_SUM)
-        self.gauge = self._series(rules.GAUGE, rules.LAST)
+        self.counter = self._series(rules.COUNTER)
+        self.updown = self._series(rules.UP_DOWN_COUNTER)
+        self.gauge = self._series(rules.GAUGE)
 
-    def _series(self, kind: int, fold: int) -> Series:
-        return claim(self.buffer, claim_instrument(self.buffer, kind, fold, f"kind {kind}"))
+    def _series(self, kind: int) -> Series:
+        return claim(self.buffer, claim_stream(self.buffer, kind))
 
     def value(self, series: Series) -> Number | None:
         """What a scan says."""
         return self.buffer.read(series.record)
 
     def words(self, series: Series) -> list[int]:
-        """The two words of the run, as they lie in memory."""
-        return list(ffi.unpack(ffi.cast("uint64_t *", series._run), 2))
+        """The two words of the value, as they lie in memory."""
+        return list(ffi.unpack(ffi.cast("uint64_t *", series._target.run), 2))
 
 
 @pytest.fixture
@@ -109,24 +110,24 @@ def same(value: Number | None, expected: Number | None) -> bool:
 def test_sum(slots: Slots, amounts: list[Number], total: Number) -> None:
     """Ints stay exact ints as long as they fit, floats make the sum a float, nothing wraps."""
     for amount in amounts:
-        slots.updown.add(amount)
+        slots.updown.measure(amount)
     assert same(slots.value(slots.updown), total)
 
 
 def test_untouched_series_has_no_value(slots: Slots) -> None:
     """A series that was claimed and never measured is left out; adding 0 makes it a point."""
-    counter = claim_instrument(slots.buffer)
-    series, _ = slots.buffer.claim_series(counter, b"", measured=False)
+    stream = Stream(slots.buffer, claim_stream(slots.buffer, name="another"))
+    series, _ = stream.claim(b"", measured=False)
     assert slots.value(series) is None
     series.start()
-    series.add(0)
+    series.measure(0)
     assert same(slots.value(series), 0)
 
 
 def test_set_of_zero_is_set(slots: Slots) -> None:
     """A gauge that was never set has no value; one that was set to 0 has."""
     assert slots.value(slots.gauge) is None
-    slots.gauge.set(0)
+    slots.gauge.measure(0)
     assert same(slots.value(slots.gauge), 0)
 
 
@@ -157,17 +158,17 @@ def test_set_of_zero_is_set(slots: Slots) -> None:
 def test_gauge(slots: Slots, amounts: list[Number], value: Number) -> None:
     """The last value stands; once a float was set it is a float for ever."""
     for amount in amounts:
-        slots.gauge.set(amount)
+        slots.gauge.measure(amount)
     assert same(slots.value(slots.gauge), value)
 
 
 def test_float_gauge_is_float_for_other_processes_too(slots: Slots, processes: Processes) -> None:
     """What one process set to a float stays a float, whoever sets an int later."""
-    slots.gauge.set(1)
-    processes.fork(slots.gauge.set, 0.5).result()
-    slots.gauge.set(2)
+    slots.gauge.measure(1)
+    processes.fork(slots.gauge.measure, 0.5).result()
+    slots.gauge.measure(2)
     assert same(slots.value(slots.gauge), 2.0)
-    processes.fork(slots.gauge.set, 3).result()
+    processes.fork(slots.gauge.measure, 3).result()
     assert same(slots.value(slots.gauge), 3.0)
 
 
@@ -199,7 +200,7 @@ def test_words(
     """Fresh memory means "nothing yet", so every value that can be stored is another word than 0."""
     at: Series = getattr(slots, series)
     assert slots.words(at) == [0, 0]
-    operation(at._run, amount)
+    operation(at._target.run, amount)
     assert slots.words(at) == words
 
 
@@ -210,13 +211,13 @@ def test_lanes_together_pass_int64(processes: Processes) -> None:
         gate = Gate()
 
         def add(slots: Slots = slots, sign: int = sign, gate: Gate = gate) -> int:
-            slots.updown.add(sign * (INT_LIMIT - 5))
+            slots.updown.measure(sign * (INT_LIMIT - 5))
             lane = slots.buffer.lane
             gate.wait()
             return lane
 
         children = [processes.fork(add) for _ in range(2)]
-        slots.updown.add(sign * (INT_LIMIT - 5))
+        slots.updown.measure(sign * (INT_LIMIT - 5))
         expected = float(sign * 3 * (INT_LIMIT - 5))
         until(lambda slots=slots, expected=expected: same(slots.value(slots.updown), expected))
         gate.open()
@@ -264,7 +265,7 @@ def test_any_sum_is_as_the_model_says(amounts: list[Number]) -> None:
     """Value and type are those of the rule in slot.h, to the last bit."""
     slots, model = Slots(), Model()
     for amount in amounts:
-        slots.updown.add(amount)
+        slots.updown.measure(amount)
         model.add(amount)
         assert same(slots.value(slots.updown), model.value)
 
@@ -274,7 +275,7 @@ def test_sum_of_ints_never_turns_its_sign(amounts: list[int], sign: int) -> None
     """Ints of one sign add up to that sign: exactly, or past the limit as the nearest doubles do."""
     slots = Slots()
     for amount in amounts:
-        slots.updown.add(sign * amount)
+        slots.updown.measure(sign * amount)
     value, total = slots.value(slots.updown), sign * sum(amounts)
     if abs(total) <= INT_LIMIT:
         assert same(value, total)
@@ -288,7 +289,7 @@ def test_gauge_keeps_the_last(amounts: list[Any]) -> None:
     """Whatever was set before, the last value stands, as a float if any was one."""
     slots = Slots()
     for amount in amounts:
-        slots.gauge.set(amount)
+        slots.gauge.measure(amount)
     has_float = any(isinstance(a, float) or not INT64_MIN < a <= INT64_MAX for a in amounts)
     expected = float(amounts[-1]) + 0.0 if has_float else amounts[-1]
     assert same(slots.value(slots.gauge), expected)

@@ -154,7 +154,6 @@ def test_a_collector_that_is_just_done_is_waited_for(
 ) -> None:
     """Between its last export and the end of its lock a leaving process sends nothing more."""
     done, go_on = Gate(), Gate()
-    provider = fellow(buffer_path, log)
 
     def leave() -> None:
         buffer = otel_shm.Buffer(buffer_path)
@@ -166,6 +165,7 @@ def test_a_collector_that_is_just_done_is_waited_for(
 
     other = processes.fork(leave)
     done.wait()
+    provider = fellow(buffer_path, log)
     provider.get_meter("m").create_counter("c").add(1)
     thread = threading.Thread(target=provider.shutdown)
     thread.start()
