@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 import tracemalloc
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from timeit import Timer
 from typing import Any, NamedTuple
 
-from cases import CONTESTANTS, Case
+from cases import Case, MakeCases
 
 ALLOCATION_CALLS = 100_000
 
@@ -26,13 +28,20 @@ class Allocation(NamedTuple):
 class Contestant:
     """The asking side; one process at a time runs, because only one is ever asked."""
 
-    def __init__(self, name: str, folder: Path, seconds: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: MakeCases,
+        folder: Path,
+        seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.name = name
         folder.mkdir()
         # Spawned, not forked: nothing is shared but the code, and the environment is its own.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, folder, seconds))
+        self._process = context.Process(target=_serve, args=(theirs, make, folder, seconds, clock))
         self._process.start()
         theirs.close()
         # The statement of each row it takes part in, or why it does not take part at all.
@@ -63,15 +72,23 @@ class Contestant:
         return self._connection.recv()
 
 
-def _serve(connection: Connection, name: str, folder: Path, seconds: float) -> None:
+def _serve(
+    connection: Connection,
+    make: MakeCases,
+    folder: Path,
+    seconds: float,
+    clock: Callable[[], float],
+) -> None:
     try:
-        cases = CONTESTANTS[name](folder)
+        cases = make(folder)
     except ImportError as error:
         connection.send(str(error))
         return
     connection.send({row: case.statement for row, case in cases.by_row.items()})
     runs = {
-        row: _Run(case, Timer(case.statement, case.setup, globals=dict(cases.names)), seconds)
+        row: _Run(
+            case, Timer(case.statement, case.setup, clock, globals=dict(cases.names)), seconds
+        )
         for row, case in cases.by_row.items()
     }
     while (question := connection.recv()) is not None:
@@ -101,12 +118,13 @@ class _Run:
         """As many turns of the loop as take about `seconds`.
 
         What `Timer.autorange` does for a fixed 0.2 seconds: many short loops in turn with the
-        other contestants find the quiet moments of a busy machine better than a few long ones.
+        other contestants find the quiet moments of a busy machine better than a few long ones. A
+        loop that was interrupted tells nothing: of three the quickest counts.
         """
         number, taken = 1, 0.0
         while taken < self._seconds / 10:
             number *= 10
-            taken = self._timer.timeit(number)
+            taken = min(self._timer.repeat(3, number))
         return max(1, round(number * self._seconds / taken))
 
 

@@ -23,12 +23,14 @@ do_nothing_with_one(PyObject *self, PyObject *amount)
 static PyMethodDef instrument_methods[] = {
     {"add", (PyCFunction)(void (*)(void))do_nothing, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"set", (PyCFunction)(void (*)(void))do_nothing, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"record", (PyCFunction)(void (*)(void))do_nothing, METH_FASTCALL | METH_KEYWORDS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef bound_methods[] = {
     {"add", do_nothing_with_one, METH_O, NULL},
     {"set", do_nothing_with_one, METH_O, NULL},
+    {"record", do_nothing_with_one, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -24,6 +24,9 @@ class Instrument:
     def set(self, amount: float, attributes: Any = None, context: Any = None) -> None:
         """Do nothing."""
 
+    def record(self, amount: float, attributes: Any = None, context: Any = None) -> None:
+        """Do nothing."""
+
 
 def compile_c(folder: Path) -> ModuleType:
     """Compile `empty_method.c` into `folder`, with this Python's own compiler, and import it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cases
+import rows
 from contestant import Allocation
 
 
@@ -50,7 +51,7 @@ class Figures:
         return table
 
     def _net(self, row: str, contestant: str) -> float | None:
-        total, loop = self.least(row, contestant), self.least(cases.LOOP, contestant)
+        total, loop = self.least(row, contestant), self.least(rows.loop_of(row), contestant)
         return total - loop if total and loop else None
 
 
@@ -76,23 +77,32 @@ class Target:
 def targets(figures: Figures) -> list[Target]:
     """The promises of the fast backend."""
     found = [
-        _against_empty_c(figures, cases.BOUND_ADD, 1.3),
-        _against_empty_c(figures, cases.ADD, 1.5),
-        _against_empty_c(figures, cases.PREBUILT[3], 4),
-        Target(
-            f"{cases.PREBUILT[3]}: times as fast as the stock SDK",
-            100,
-            "x",
-            figures.ratio(cases.PREBUILT[3], cases.STOCK, cases.FAST),
-            at_least=True,
-        ),
+        _bound_add(figures),
+        _against_empty_c(figures, rows.ADD, 1.5),
+        _against_empty_c(figures, rows.PREBUILT[3], 4),
+        _against_stock(figures, rows.PREBUILT[3], 100),
+        _against_empty_c(figures, rows.BOUND_RECORD, 1.6, rows.BOUND_RECORD_VARIED),
+        _against_empty_c(figures, rows.BOUND_EXPONENTIAL, 2, rows.BOUND_EXPONENTIAL_VARIED),
+        _against_stock(figures, rows.RECORD_PREBUILT, 80),
     ]
     for row, limit, unit, scale in (
-        (cases.FIRST_USE, 5, " µs", 1e3),
-        (cases.CREATION, 5, " ms", 1e6),
+        (rows.FIRST_USE, 5, " µs", 1e3),
+        (rows.CREATION, 5, " ms", 1e6),
     ):
         least = figures.least(row, cases.FAST)
         found.append(Target(row, limit, unit, least and least / scale))
+    # As cheap as the others, but for what one run can tell.
+    for row in (rows.DROPPED, rows.FILTERED):
+        found.append(Target(f"{row}: times the plain call", 1.05, "x", _of_plain(figures, row)))
+    for contestant, where in (
+        (cases.FAST, "no span"),
+        (cases.FAST_CONTEXT, "no span in a context"),
+        (cases.FAST_UNSAMPLED, "a span that is not sampled"),
+    ):
+        for row in rows.OF_EXEMPLARS:
+            if row != rows.LOOP:
+                ratio = figures.ratio(row, contestant, cases.FAST_OFF)
+                found.append(Target(f"{row}, {where}: times filter off", 1.3, "x", ratio))
     for row, allocation in figures.allocations.items():
         found.append(
             Target(f"{row}: memory blocks kept by 100,000 calls", 0, "", allocation.blocks)
@@ -103,16 +113,31 @@ def targets(figures: Figures) -> list[Target]:
     return found
 
 
-def _against_empty_c(figures: Figures, row: str, limit: float) -> Target:
+def _bound_add(figures: Figures) -> Target:
+    """What an add itself costs: without looking whether a span is current, which the default does."""
+    off = figures.ratio(rows.BOUND_ADD, cases.FAST_OFF, cases.EMPTY_C)
+    default = figures.ratio(rows.BOUND_ADD, cases.FAST, cases.EMPTY_C)
+    return Target(
+        f"{rows.BOUND_ADD}, exemplar filter off: times the {cases.EMPTY_C} call",
+        1.3,
+        "x",
+        off,
+        note=f"{default:.2f}x with the default filter" if default else "",
+    )
+
+
+def _against_empty_c(figures: Figures, row: str, limit: float, varied: str | None = None) -> Target:
     """Held against the empty C method of the same signature, called with the same arguments.
 
-    The notes are the harder measures: without the loop, and against the shorter signature of a
-    method that could take one argument only.
+    The notes are the harder measures: without the loop, against the shorter signature of a method
+    that could take one argument only, and with amounts that vary.
     """
     net = figures.net_ratio(row, cases.FAST, cases.EMPTY_C)
     one = figures.ratio(row, cases.FAST, cases.EMPTY_C_ONE)
+    with_varied = figures.ratio(varied, cases.FAST, cases.EMPTY_C) if varied else None
     notes = [f"{net:.2f}x without the loop"] if net else []
     notes += [f"{one:.2f}x of {cases.EMPTY_C_ONE}"] if one else []
+    notes += [f"{with_varied:.2f}x with varied amounts"] if with_varied else []
     return Target(
         f"{row}: times the {cases.EMPTY_C} call",
         limit,
@@ -120,3 +145,20 @@ def _against_empty_c(figures: Figures, row: str, limit: float) -> Target:
         figures.ratio(row, cases.FAST, cases.EMPTY_C),
         note=", ".join(notes),
     )
+
+
+def _against_stock(figures: Figures, row: str, limit: float) -> Target:
+    return Target(
+        f"{row}: times as fast as the {cases.STOCK}",
+        limit,
+        "x",
+        figures.ratio(row, cases.STOCK, cases.FAST),
+        at_least=True,
+    )
+
+
+def _of_plain(figures: Figures, row: str) -> float | None:
+    """A row of a view against the same call of an instrument without one."""
+    mine = figures.least(row, cases.FAST)
+    plain = figures.least(rows.PREBUILT[3], cases.FAST)
+    return mine / plain if mine and plain else None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times a call of each instrument: this package, the stock SDK, prometheus_client, empty methods.
 
-    python benchmarks/instruments.py [--json FILE] [--quick]
+    python benchmarks/instruments.py [--json FOLDER] [--quick]
 
 All contestants are timed in one run and in turn, call by call, so that a noisy machine is noisy
 for all of them. Ratios are those of what was timed, the loop around the call included, as both
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cases
 import machine
+import rows
 import table
 from contestant import Contestant
 from figures import Figures, targets
@@ -28,10 +29,10 @@ from figures import Figures, targets
 def main() -> None:
     """Run, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write all figures there")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
-    rounds, seconds = (5, 0.002) if options.quick else (15, 0.015)
+    rounds, seconds = (5, 0.002) if options.quick else (40, 0.003)
 
     started = time.monotonic()
     described = machine.describe()
@@ -50,7 +51,9 @@ def main() -> None:
             "allocations": {row: each._asdict() for row, each in figures.allocations.items()},
             "targets": [{**asdict(target), "held": target.held} for target in found],
         }
-        options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        options.json.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (options.json / "instruments.json").write_text(f"{text}\n")
 
 
 def measure(rounds: int, seconds: float) -> tuple[Figures, list[str]]:
@@ -58,8 +61,8 @@ def measure(rounds: int, seconds: float) -> tuple[Figures, list[str]]:
     figures = Figures()
     with tempfile.TemporaryDirectory() as folder:
         contestants = [
-            Contestant(name, Path(folder, str(number)), seconds)
-            for number, name in enumerate(cases.CONTESTANTS)
+            Contestant(name, make, Path(folder, str(number)), seconds)
+            for number, (name, make) in enumerate(cases.CONTESTANTS.items())
         ]
         try:
             for each in contestants:
@@ -68,13 +71,13 @@ def measure(rounds: int, seconds: float) -> tuple[Figures, list[str]]:
                 for row, statement in each.statements.items():
                     figures.statements[row, each.name] = statement
             for _ in range(rounds):
-                for row in cases.ROWS:
+                for row in rows.ALL:
                     for each in contestants:
                         if row in each.statements:
                             figures.add(row, each.name, each.time(row))
             for each in contestants:
                 if each.name == cases.FAST and each.absence is None:
-                    for row in (cases.BOUND_ADD, cases.ADD, cases.PREBUILT[3]):
+                    for row in rows.ALLOCATING_NOTHING:
                         figures.allocations[row] = each.allocation(row)
         finally:
             for each in contestants:
