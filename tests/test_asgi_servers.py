@@ -32,6 +32,8 @@ from serving import (
 
 __all__ = ["otlp_collector", "shm"]  # fixtures: found by their names in this module
 
+pytestmark = pytest.mark.slow
+
 LIFESPAN = {"GOODBYE": "lifespan"}
 GUNICORN = ["-m", "gunicorn", "asgi:app", "--bind=fd://{fd}", "--workers=3", "--no-control-socket"]
 GRANIAN = ["--port={port}", "--workers=3"]
@@ -219,6 +221,3 @@ def test_a_real_collector_gets_the_total(
         server.load(100)
         server.stop()
     assert_collected(otlp_collector, 100)
-
-
-pytestmark = pytest.mark.slow

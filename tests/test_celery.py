@@ -19,6 +19,8 @@ from serving import APPS, PYTHON, assert_collected, assert_one_series, run
 
 __all__ = ["otlp_collector", "shm"]  # fixtures: found by their names in this module
 
+pytestmark = pytest.mark.slow
+
 TASKS = 9
 Broker = Callable[[Path], AbstractContextManager[Path]]
 
@@ -91,6 +93,3 @@ def test_a_real_collector_gets_the_total(otlp_collector: Collector, tmp_path: Pa
         endpoint = otlp_collector.grpc_endpoint
         work(tmp_path, endpoint, where, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     assert_collected(otlp_collector, TASKS, "tasks")
-
-
-pytestmark = pytest.mark.slow

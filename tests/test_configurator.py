@@ -34,6 +34,8 @@ from test_servers import gunicorn
 import otel_shm
 from otel_shm import configurator
 
+pytestmark = pytest.mark.slow
+
 APPS = Path(__file__).parent / "apps"
 PATIENCE = 60.0  # seconds; nothing here takes a tenth of it
 
@@ -218,8 +220,6 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
-
-pytestmark = pytest.mark.slow
 
 
 class Configurator:

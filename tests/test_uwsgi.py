@@ -26,6 +26,8 @@ from serving import (
 
 __all__ = ["otlp_collector", "shm"]  # fixtures: found by their names in this module
 
+pytestmark = pytest.mark.slow
+
 # Stopped otherwise, a worker that is not quite done with its last request runs no exit handlers.
 GRACEFULLY = "--hook-master-start=unix_signal:15 gracefully_kill_them_all"
 # Whether the app is loaded before the fork, and what the interpreter is told of that.
@@ -177,6 +179,3 @@ def test_a_real_collector_gets_the_total(otlp_collector: Collector, tmp_path: Pa
         server.load(100)
         server.stop()
     assert_collected(otlp_collector, server.answered.total())
-
-
-pytestmark = pytest.mark.slow
