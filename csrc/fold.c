@@ -505,8 +505,9 @@ bool oshm_fold(struct oshm_folding *folding, const struct oshm_known *series,
     row->has_min_max = false;
     row->buckets = 0;
     row->negatives = 0;
-    if (oshm_generation(atomic_load(&record->state)) != series->generation)
-        return true; /* another series by now: the next scan takes it up */
+    uint64_t state = atomic_load(&record->state);
+    if (oshm_generation(state) != series->generation || oshm_series_state(state) == OSHM_RETIRED)
+        return true; /* all readers have had it, and another series may be writing there by now */
     /* acquire: pairs with oshm_series_start */
     row->start_time_unix_nano =
         atomic_load_explicit(&record->start_time_unix_nano, memory_order_acquire);

@@ -93,6 +93,35 @@ def test_same_set_comes_back(stream: Stream) -> None:
         deltas.until_reusable(8)
 
 
+def test_sets_of_any_length_use_the_same_slots(stream: Stream) -> None:
+    """A set that is longer than those before it gets a longer record, for the slots that there are."""
+    buffer, deltas, noise = stream._buffer, Deltas(stream._buffer), random.Random(3)
+    header = lib.oshm_buffer_header(buffer._handle)
+    for turn in range(200):
+        expected = add(stream, *(f"{turn} {n} {'x' * noise.randrange(400)}" for n in range(8)))
+        assert deltas.collect() == expected
+        deltas.until_reusable(8)
+        if turn == 0:
+            slots = header.slot_cursor
+        assert header.slot_cursor == slots
+    assert header.record_cursor < 8 * 2048 + 2048
+    assert buffer.statistics.overflowed == 0
+
+
+def test_retired_series_reports_nothing(stream: Stream) -> None:
+    """Another one may be measured in its slots before anybody has looked."""
+    deltas, series = Deltas(stream._buffer), hold(stream, 1)
+    words = ffi.cast("uint64_t *", series._target.run)
+    del series
+    add(stream, *range(8))
+    deltas.collect()
+    deltas.until_reusable(8)
+    words[lib.OSHM_INT] += 1
+    if stream.aggregation != rules.AGGREGATION_SUM:
+        words[lib.OSHM_BUCKETS] += 1
+    assert deltas.collect() == {}
+
+
 def test_overflow_series_stays(stream: Stream) -> None:
     """It is idle more often than not, and there when it is needed."""
     deltas, statistics = Deltas(stream._buffer), stream._buffer.statistics
