@@ -178,11 +178,16 @@ static uint64_t bytes_for(const struct oshm_key *key)
     return oshm_round_up(sizeof(oshm_record) + key->length, 8) + oshm_round_up(key->behind_bytes, 8);
 }
 
+static struct arena record_arena(const struct oshm_buffer *buffer)
+{
+    return (struct arena){&buffer->header->record_cursor, buffer->at.records, 1,
+                          buffer->record_bytes, OSHM_FULL_RECORDS};
+}
+
 static int append(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t hash,
                   enum oshm_series_state state, uint64_t *position)
 {
-    const struct arena records = {&buffer->header->record_cursor, buffer->at.records, 1,
-                                  buffer->record_bytes, OSHM_FULL_RECORDS};
+    const struct arena records = record_arena(buffer);
     uint64_t first_slot = 0, at;
     if (key->length > buffer->record_bytes || bytes_for(key) > UINT32_MAX)
         return OSHM_FULL_RECORDS;
@@ -227,32 +232,59 @@ void oshm_record_recycle(const struct oshm_buffer *buffer, oshm_atomic_u64 *reus
                                                     memory_order_relaxed));
 }
 
-/* Takes a retired record off the list and writes it for this key. The list's head carries a tag that
- * changes with every pop, so a head that went and came back is not taken for the same.
- * Returns: whether there was one with room enough. */
-static bool write_anew(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t hash,
-                       uint64_t *position)
+/* Takes a retired record off the list. The list's head carries a tag that changes with every pop, so a head
+ * that went and came back is not taken for the same. Returns: whether there was one. */
+static bool take_reusable(const struct oshm_buffer *buffer, const struct oshm_key *key,
+                          uint64_t *position, oshm_record *fixed)
 {
-    oshm_record fixed;
     const uint8_t *ignored;
     /* acquire: pairs with the release of oshm_record_recycle */
     uint64_t head = atomic_load_explicit(key->reusable, memory_order_acquire), next;
     do {
         *position = head & OSHM_CELL_POSITION;
-        if (*position == 0 ||
-            oshm_record_get(buffer, *position, &fixed, &ignored) != OSHM_OK ||
-            fixed.type != OSHM_SERIES || fixed.slots != key->slots ||
-            fixed.bytes < bytes_for(key) ||
-            oshm_series_state(atomic_load_explicit(&fixed.state, memory_order_relaxed)) !=
+        if (*position == 0 || oshm_record_get(buffer, *position, fixed, &ignored) != OSHM_OK ||
+            fixed->type != OSHM_SERIES || fixed->slots != key->slots ||
+            oshm_series_state(atomic_load_explicit(&fixed->state, memory_order_relaxed)) !=
                 OSHM_RETIRED)
             return false;
-        next = atomic_load_explicit(&fixed.next, memory_order_relaxed) & OSHM_CELL_POSITION;
+        next = atomic_load_explicit(&fixed->next, memory_order_relaxed) & OSHM_CELL_POSITION;
         next |= ((head >> OSHM_CELL_TAG_SHIFT) + 1) << OSHM_CELL_TAG_SHIFT;
     } while (!atomic_compare_exchange_weak_explicit(key->reusable, &head, next,
                                                     memory_order_acquire, memory_order_acquire));
-    oshm_record *record = oshm_record_at(buffer, *position);
-    uint64_t generation =
-        oshm_generation(atomic_load_explicit(&fixed.state, memory_order_relaxed)) + 1;
+    return true;
+}
+
+/* A longer record for a run whose own is too short for a key. Each time it gets twice as long at least, so
+ * what is left behind is never more than what is in use. Returns: whether there was room for it. */
+static bool lengthen(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t *position,
+                     oshm_record *fixed)
+{
+    const struct arena records = record_arena(buffer);
+    uint64_t bytes = oshm_round_up(bytes_for(key), 64), at;
+    if (bytes < 2 * (uint64_t)fixed->bytes)
+        bytes = 2 * (uint64_t)fixed->bytes;
+    if (bytes > UINT32_MAX || reserve(buffer, &records, bytes, &at) != OSHM_OK || at < 8 ||
+        at % 8 != 0)
+        return false;
+    oshm_record *record = oshm_record_at(buffer, at);
+    record->bytes = fixed->bytes = (uint32_t)bytes;
+    record->first_slot = fixed->first_slot;
+    /* The old one is nobody's any more. */
+    atomic_store(&oshm_record_at(buffer, *position)->state,
+                 oshm_state_word(oshm_generation(atomic_load_explicit(
+                                     &fixed->state, memory_order_relaxed)) + 1,
+                                 OSHM_RETIRED));
+    *position = at;
+    return true;
+}
+
+/* Writes a record that is on the list for this key. Returns: whether there was one, and room for it. */
+static bool write_anew(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t hash,
+                       uint64_t *position)
+{
+    oshm_record fixed;
+    if (!take_reusable(buffer, key, position, &fixed))
+        return false;
     /* An exponential series keeps its blocks, which are as good for another center. */
     oshm_blocks blocks[2] = {{0}};
     const void *had = oshm_record_behind(buffer, *position, &fixed, key->behind_bytes);
@@ -264,6 +296,13 @@ static bool write_anew(struct oshm_buffer *buffer, const struct oshm_key *key, u
         atomic_init(&blocks[1].center, 0);
         anew.behind = blocks;
     }
+    if (fixed.bytes < bytes_for(key) && !lengthen(buffer, key, position, &fixed)) {
+        oshm_record_recycle(buffer, key->reusable, *position);
+        return false;
+    }
+    oshm_record *record = oshm_record_at(buffer, *position);
+    uint64_t generation =
+        oshm_generation(atomic_load_explicit(&fixed.state, memory_order_relaxed)) + 1;
     /* seq_cst, and before the new key: see matches */
     atomic_store(&record->state, oshm_state_word(generation, OSHM_RETIRED));
     atomic_thread_fence(memory_order_seq_cst);
