@@ -36,7 +36,8 @@
  * the record is written completely and then published with one compare-and-swap of a free index cell
  * (release; readers load the cell with acquire). Who loses the race uses the winner's record. The
  * index cell is the truth: a record without a cell does not exist. A crash in between leaks one
- * record and its slots, never more.
+ * record and its slots, never more. Cells are used again, and then hardly one is ever free; so the header
+ * says how far from its first cell a key has to be looked for.
  *
  * LANES: who adds where
  *
@@ -279,7 +280,9 @@ typedef struct oshm_header {
     oshm_atomic_u64 dropped;           /* measurements of instruments that have no record */
     oshm_atomic_u64 attached;          /* processes that ever attached */
     oshm_atomic_u64 collector_changes; /* times the collector lock was taken */
-    uint64_t pad_counters[4];
+    oshm_atomic_u64 reach; /* no record is in a cell farther from its key's first one; only grows, CAS,
+                              seq_cst */
+    uint64_t pad_counters[3];
 } oshm_header;
 
 /* What a stream's key begins with. Then come the boundaries (doubles), an OTLP Metric without data

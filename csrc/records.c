@@ -349,8 +349,9 @@ static int probe(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_
                  struct seen keep, struct found *found)
 {
     uint64_t mask = buffer->at.cells - 1, tag = hash >> OSHM_CELL_TAG_SHIFT;
+    uint64_t reach = atomic_load(&buffer->header->reach); /* seq_cst: see publish */
     *found = (struct found){.cell = UINT64_MAX};
-    for (uint64_t step = 0; step <= mask; step++) {
+    for (uint64_t step = 0; step <= mask && (step <= reach || found->cell == UINT64_MAX); step++) {
         uint64_t i = (hash + step) & mask, state;
         if (oshm_pages_ensure(buffer, buffer->at.index + i * 8, 8) != OSHM_OK)
             return OSHM_FULL_MEMORY;
@@ -413,6 +414,22 @@ static bool commit(const struct oshm_buffer *buffer, const struct oshm_key *key,
     return true;
 }
 
+/* Puts a record into a cell that was free. The reach grows first: of two claims of one key each looks for
+ * others when its record is in its cell, and the later one to get there finds a reach that covers both.
+ * Returns: whether the cell was still as it was found. */
+static bool publish(const struct oshm_buffer *buffer, uint64_t hash, const struct found *found,
+                    uint64_t position)
+{
+    uint64_t distance = (found->cell - hash) & (buffer->at.cells - 1), there = found->there;
+    oshm_atomic_u64 *reach = &buffer->header->reach;
+    uint64_t now = atomic_load(reach);
+    while (now < distance && !atomic_compare_exchange_weak(reach, &now, distance))
+        ;
+    return atomic_compare_exchange_strong( /* seq_cst: see probe */
+        &buffer->index[found->cell], &there,
+        (hash >> OSHM_CELL_TAG_SHIFT) << OSHM_CELL_TAG_SHIFT | position);
+}
+
 /* Since cells are used again, two claims of one key may publish in different cells. So a record is
  * published as claimed first. Who then goes over all cells of the key and finds no live one makes the
  * first claimed one live, if that was there before the pass began, and has refused all claimed ones
@@ -449,13 +466,11 @@ static int claim(struct oshm_buffer *buffer, const struct oshm_key *key, struct 
             if (status != OSHM_OK)
                 return status;
         }
-        uint64_t cell = (hash >> OSHM_CELL_TAG_SHIFT) << OSHM_CELL_TAG_SHIFT | *mine;
         keep = (struct seen){
             *mine,
             atomic_load_explicit(&oshm_record_at(buffer, *mine)->state, memory_order_relaxed)};
-        /* seq_cst: see probe. From then on others decide about it too. */
-        if (atomic_compare_exchange_strong(&buffer->index[found.cell], &found.there, cell))
-            *mine = 0;
+        if (publish(buffer, hash, &found, *mine))
+            *mine = 0; /* from then on others decide about it too */
         else
             keep = (struct seen){0};
     }

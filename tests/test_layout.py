@@ -65,7 +65,8 @@ HEADER = {
     "dropped": 392,
     "attached": 400,
     "collector_changes": 408,
-    "pad_counters": 416,
+    "reach": 416,
+    "pad_counters": 424,
 }
 RECORD = {
     "bytes": 0,

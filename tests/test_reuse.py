@@ -108,6 +108,16 @@ def test_sets_of_any_length_use_the_same_slots(stream: Stream) -> None:
     assert buffer.statistics.overflowed == 0
 
 
+def test_cells_that_were_used_do_not_make_claims_slow() -> None:
+    """When there were more sets than the index has cells, a new one is still looked for in a few only."""
+    stream = stream_of(Buffer(series=128, lanes=2, record_bytes=65536), limit=100)
+    deltas, cells = Deltas(stream._buffer), 1024
+    for turn in range(100):
+        assert add(stream, *range(turn * 60, turn * 60 + 60)) == deltas.collect()
+        deltas.until_reusable(60)
+    assert lib.oshm_buffer_header(stream._buffer._handle).reach < cells // 16
+
+
 def test_retired_series_reports_nothing(stream: Stream) -> None:
     """Another one may be measured in its slots before anybody has looked."""
     deltas, series = Deltas(stream._buffer), hold(stream, 1)
