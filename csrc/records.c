@@ -278,12 +278,35 @@ static bool lengthen(struct oshm_buffer *buffer, const struct oshm_key *key, uin
     return true;
 }
 
+/* Takes the first record of the list that is long enough for the key, or the longest of the first few.
+ * Returns: whether there was any. */
+static bool choose_reusable(const struct oshm_buffer *buffer, const struct oshm_key *key,
+                            uint64_t *position, oshm_record *fixed)
+{
+    uint64_t passed[8], other;
+    int count = 0;
+    oshm_record its;
+    bool found = take_reusable(buffer, key, position, fixed);
+    while (found && fixed->bytes < bytes_for(key) && count < 8 &&
+           take_reusable(buffer, key, &other, &its)) {
+        bool longer = its.bytes > fixed->bytes;
+        passed[count++] = longer ? *position : other;
+        if (longer) {
+            *position = other;
+            *fixed = its;
+        }
+    }
+    while (count > 0)
+        oshm_record_recycle(buffer, key->reusable, passed[--count]);
+    return found;
+}
+
 /* Writes a record that is on the list for this key. Returns: whether there was one, and room for it. */
 static bool write_anew(struct oshm_buffer *buffer, const struct oshm_key *key, uint64_t hash,
                        uint64_t *position)
 {
     oshm_record fixed;
-    if (!take_reusable(buffer, key, position, &fixed))
+    if (!choose_reusable(buffer, key, position, &fixed))
         return false;
     /* An exponential series keeps its blocks, which are as good for another center. */
     oshm_blocks blocks[2] = {{0}};
