@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -381,6 +382,29 @@ def test_a_buffer_whose_records_are_damaged(stale: Path, capsys: Capture) -> Non
     assert "Counter orders" in text
     assert "UpDownCounter (unreadable)" in text
     assert main(["top", "--once", str(stale)]) == 0
+
+
+def test_whatever_a_file_holds(stale: Path, processes: Processes) -> None:
+    """No command is killed by it or ends with a traceback."""
+    content = stale.read_bytes()
+    filled = [at for at in range(16, len(content)) if content[at]]  # behind magic and version
+
+    def look(seed: int) -> set[int]:
+        chance = random.Random(seed)
+        file = os.open(stale, os.O_RDWR)
+        for _ in range(chance.choice([1, 5, 50])):
+            os.pwrite(file, bytes([chance.randrange(256)]), chance.choice(filled))
+        os.close(file)
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        return {
+            main(["dump", "--json", str(stale)]),
+            main(["top", "--once", "--series", str(stale)]),
+            main(["ls", "--dir", str(stale.parent)]),
+        }
+
+    for seed in range(30):
+        assert processes.fork(look, seed).result() <= {0, 2}
+        stale.write_bytes(content)
 
 
 def test_usage(capsys: Capture) -> None:
