@@ -53,7 +53,9 @@ def test_workers_that_export_nothing(commands: Commands, tmp_path: Path) -> None
             assert receiver.wait_for(lambda: receiver.total("requests") == 40, PATIENCE)
             inspection = Inspection(path)
             assert inspection.collector_pid == exporter.pid
-            assert {lane.pid for lane in inspection.lanes if lane.is_live} == server.workers()
+            # A worker that has only just been started may not be there yet.
+            pids = {lane.pid for lane in inspection.lanes if lane.is_live}
+            assert set(server.answered) <= pids <= server.workers()
             server.load(20)
             assert exporter.end() == (0, "", "")
             assert_one_series(receiver, 60)
