@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,35 @@ def test_it_can_be_ended_while_it_waits(number: int, commands: Commands, buffer_
     exporter = commands.start("export", buffer_path, "--wait", environment=SILENT)
     assert exporter.said() == f"otel-shm export: buffer '{buffer_path}' is waited for"
     assert exporter.end(number) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_a_last_export_that_hangs_can_be_ended(
+    command: str, commands: Commands, processes: Processes, buffer_path: Path
+) -> None:
+    """A second signal is for whoever exports to a collector that does not answer."""
+    gate = Gate()
+    processes.fork(counts, buffer_path, gate)
+    until(buffer_path.exists)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        arguments = {
+            "run": ["run", "--path", buffer_path, "sleep", "60"],
+            "export": ["export", buffer_path],
+        }
+        started = commands.start(
+            *arguments[command],
+            environment={
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{mute.getsockname()[1]}",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            },
+        )
+        until(lambda: Inspection(buffer_path).collector_pid == started.pid)
+        gate.open()
+        started.send(signal.SIGTERM)
+        with mute.accept()[0]:  # it exports
+            status, _, errors = started.end(signal.SIGTERM)
+        assert status == {"run": 128 + signal.SIGTERM, "export": 0}[command]
+        assert "told to end before the last export was made" in errors
 
 
 def test_errors(commands: Commands, buffer_path: Path) -> None:

@@ -14,7 +14,9 @@ import os
 from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL
 
 from otel_shm.buffer import COLLECTS, Buffer
+from otel_shm.command.arguments import seconds
 from otel_shm.command.child import block_signals, is_told_to_end
+from otel_shm.command.closing import export_a_last_time
 from otel_shm.command.readers import readers_from_environment
 from otel_shm.command.texts import pid_text, say
 from otel_shm.errors import BufferPathError, OtelShmError
@@ -35,20 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="of a buffer")
     parser.add_argument(
         "--interval",
-        type=_seconds,
+        type=seconds(0.001, 86_400),
         metavar="SECONDS",
         help="between exports (default: OTEL_METRIC_EXPORT_INTERVAL, else 60)",
     )
     parser.add_argument(
         "--wait", action="store_true", help="for a buffer that is not there yet, or again"
     )
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.001 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError("must be 0.001 to 86400 seconds")
-    return seconds
 
 
 def work(options: argparse.Namespace) -> int:
@@ -93,5 +88,5 @@ def _export(buffer: Buffer) -> bool:
             who = "this process" if collects else f"process {pid_text(pid)}"
             say(NAME, f"buffer {buffer.path!r} is collected by {who}")
         told = is_told_to_end(_POLL_SECONDS)
-    exporter.close()
+    export_a_last_time(exporter, NAME)
     return told

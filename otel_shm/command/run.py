@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import threading
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -21,7 +20,9 @@ from typing import Any
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_PYTHON_METER_PROVIDER
 
 from otel_shm.buffer import COLLECTS, RESUME, Buffer
+from otel_shm.command.arguments import seconds
 from otel_shm.command.child import Child, block_signals, is_told_to_end, start_status
+from otel_shm.command.closing import export_a_last_time
 from otel_shm.command.instrumented import instrument
 from otel_shm.command.places import private_directory, remove_if_private
 from otel_shm.command.readers import readers_from_environment
@@ -51,20 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grace",
-        type=_seconds,
+        type=seconds(0, 86_400),
         default=10.0,
         metavar="SECONDS",
         help="to wait for processes that outlive COMMAND (default: 10)",
     )
     parser.add_argument("--keep", action="store_true", help="do not remove the buffer")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError("must be 0 to 86400 seconds")
-    return seconds
 
 
 def work(options: argparse.Namespace) -> int:
@@ -90,7 +84,7 @@ def work(options: argparse.Namespace) -> int:
     status = child.wait()
     _wait_for_others(buffer, options.grace)
     if exporter is not None:
-        _close(exporter)
+        export_a_last_time(exporter, NAME)
     if not options.keep and not _remove(buffer):
         say(NAME, f"processes of the service live on with buffer {buffer.path!r}, which stays")
     return status
@@ -141,16 +135,6 @@ def _wait_for_others(buffer: Buffer, grace: float) -> None:
     deadline = monotonic() + grace
     while is_measured_in(buffer) and monotonic() < deadline:
         if is_told_to_end(_POLL_SECONDS):
-            return
-
-
-def _close(exporter: OutsideExporter) -> None:
-    """Exports a last time; a signal ends that."""
-    thread = threading.Thread(target=exporter.close, name="otel-shm run: last export", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        if is_told_to_end(_POLL_SECONDS):
-            say(NAME, "told to end before the last export was made")
             return
 
 

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from otel_shm import buffer as numbers
+from otel_shm.command.arguments import seconds
 from otel_shm.command.texts import (
     KINDS,
     attributes_text,
@@ -43,15 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print one frame")
     parser.add_argument("--series", action="store_true", help="a line a series, not a metric")
     parser.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="of a frame (default: 1)"
+        "--interval",
+        type=seconds(0.05, 3600),
+        default=1.0,
+        metavar="SECONDS",
+        help="of a frame (default: 1)",
     )
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.05 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("must be 0.05 to 3600 seconds")
-    return seconds
 
 
 def work(options: argparse.Namespace) -> int:
