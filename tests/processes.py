@@ -40,6 +40,12 @@ class Process:
         assert good, f"in the other process:\n{answer}"
         return answer
 
+    @property
+    def is_answered(self) -> bool:
+        """True if `result` need not wait for the function any more."""
+        ready, _, _ = select.select([self._answer], [], [], 0)
+        return bool(ready)
+
     def wait(self) -> int:
         """Waits for its end: the exit code, or minus the signal that killed it."""
         deadline = time.monotonic() + PATIENCE

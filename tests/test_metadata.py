@@ -131,7 +131,9 @@ def test_resource_of_a_named_buffer_is_one(make_provider: Make, buffer_path: Pat
     """The first one stands for all, with an instance id, without what is of one process only."""
     given = {"service.name": "s", "process.pid": 5, "process.command_line": "x", "k": ("a", "b")}
     first = make_provider(buffer=buffer_path, resource=Resource(given, "https://schema"))
-    second = make_provider(buffer=str(buffer_path), resource=Resource({"service.name": "s", "k": 1}))
+    second = make_provider(
+        buffer=str(buffer_path), resource=Resource({"service.name": "s", "k": 1})
+    )
     assert first.buffer is second.buffer
     assert first._resource == second._resource
     attributes = dict(first._resource.attributes)

@@ -17,7 +17,7 @@ from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from points import OVERFLOW, exact, measure_of, points_of
-from processes import processes
+from processes import Processes, processes, until
 
 import otel_shm
 
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("seconds_fly_by")
 
 Make = Callable[..., otel_shm.MeterProvider]
 LIMIT = 20  # series of a stream that a reader wants
+BEFORE = "bound before the fork"
 
 EXPONENTIAL = {sdk.Histogram: ExponentialBucketHistogramAggregation(max_size=20)}
 INSTRUMENTS: dict[str, tuple[str, dict[type, Any]]] = {
@@ -47,10 +48,11 @@ def seconds_fly_by(monkeypatch: pytest.MonkeyPatch) -> None:
 class Endless:
     """An instrument whose measurements are counted, and the deltas that two readers got of it."""
 
-    def __init__(self, make_provider: Make, how: str = "counter", **options: Any) -> None:
+    def __init__(self, make_provider: Make, how: str = "counter", limit: int = LIMIT) -> None:
         create, aggregation = INSTRUMENTS[how]
-        self.readers = [delta_reader(LIMIT, aggregation) for _ in range(2)]
-        self.provider = make_provider(*self.readers, series=512, record_bytes=2**19, **options)
+        self.limit = limit
+        self.readers = [delta_reader(limit, aggregation) for _ in range(2)]
+        self.provider = make_provider(*self.readers, series=512, record_bytes=2**19)
         self.instrument = getattr(self.provider.get_meter("m"), create)("i")
         self.measure = measure_of(self.instrument)
         self.measured: Counter[str] = Counter()
@@ -67,7 +69,7 @@ class Endless:
         for reader in (0, 1) if only is None else (only,):
             points = points_of(self.readers[reader].get_metrics_data())
             found = {exact(point.attributes): point for point in points}
-            assert len(found) == len(points) <= LIMIT + 1
+            assert len(found) == len(points) <= self.limit + 1
             for attributes, point in found.items():
                 self.got[reader][attributes] += point.value
                 count = getattr(point.data, "count", point.value)
@@ -191,3 +193,35 @@ def test_only_the_kinds_that_all_readers_want_deltas_of(make_provider: Make) -> 
     found = [p for p in points_of(mixed.get_metrics_data()) if p.name == "u"]
     assert len(found) == LIMIT
     assert sum(point.value for point in found) == 30
+
+
+def test_workers_make_ever_new_sets(
+    make_provider: Make, backend: ModuleType, processes: Processes
+) -> None:
+    """Of their own, all the same ones, and bound ones: the collector's readers get what they measured."""
+    endless = Endless(make_provider, limit=60)
+    buffer = endless.provider.buffer
+    before = endless.instrument.bind({"n": BEFORE})
+
+    def work(me: int) -> dict[str, int]:
+        mine, measured = endless.instrument.bind({"n": f"bound in {me}"}), Counter[str]()
+        for turn in range(40):
+            seen = buffer.last_collection
+            for key in (f"{me} {turn}", f"{me} {turn // 6}", f"all {turn}", f"all {turn // 6}"):
+                endless.instrument.add(1, {"n": key})
+                measured[exact({"n": key})] += 1
+            if turn in (0, 39):
+                before.add(1)
+                mine.add(1)
+                measured.update({exact({"n": f"bound in {me}"}): 1, exact({"n": BEFORE}): 1})
+            until(lambda seen=seen: buffer.last_collection > seen)  # that of one of the two readers
+        return dict(measured)
+
+    workers = [processes.fork(work, me) for me in range(3)]
+    while not all(worker.is_answered for worker in workers):
+        endless.collect()
+    for worker in workers:
+        endless.measured.update(worker.result())
+    endless.collect()
+    assert endless.got == [endless.measured] * 2
+    assert endless.series <= 6 * endless.limit
