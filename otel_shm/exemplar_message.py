@@ -79,6 +79,8 @@ def from_message(message: bytes) -> dict[int, list[Exemplar]]:
 
 
 def _decode(message: ExemplarMessage) -> Exemplar:
+    if len(message.span_id) not in (0, 8) or len(message.trace_id) not in (0, 16):
+        raise DecodeError("an identifier of another length")  # with it the whole export would fail
     value: Any = message.as_int if message.WhichOneof("value") == "as_int" else message.as_double
     return Exemplar(
         from_entries(message.filtered_attributes),
