@@ -9,6 +9,7 @@ reader gets what was in them since its own last collection.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -28,8 +29,10 @@ from otel_shm.attributes import decode_attributes
 from otel_shm.buffer import Buffer
 from otel_shm.description import MODE_ASK, MODE_PLAIN, MODE_TRACE_BASED
 from otel_shm.errors import OtelShmError
+from otel_shm.exemplar_message import carriable, carriable_number
 from otel_shm.streams import StreamIdentity
 
+_logger = logging.getLogger(__name__)
 _FILTERS: dict[str, type[sdk.ExemplarFilter]] = {
     "always_on": sdk.AlwaysOnExemplarFilter,
     "always_off": sdk.AlwaysOffExemplarFilter,
@@ -95,6 +98,7 @@ class Exemplars:
         #: How instruments ask the filter.
         self.mode = mode_of(exemplar_filter)
         self._asks = type(exemplar_filter) not in _FILTERS.values()
+        self._said_lost = False
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -104,6 +108,8 @@ class Exemplars:
         self._waiting: weakref.WeakKeyDictionary[Any, dict[int, list[Exemplar]]]
         self._waiting = weakref.WeakKeyDictionary()  # by reader
         self._is_offered = False
+        # True in a thread that is in a reservoir or filter, which may hold locks of their own.
+        self._inside = threading.local()
 
     def after_fork(self) -> None:
         """In a forked child: what the parent was offered is the parent's."""
@@ -134,32 +140,52 @@ class Exemplars:
         attributes: dict[str, Any] | None,
         context: Any,
     ) -> None:
-        now = time_ns()
-        context = context or get_current()
-        if self._asks and not self._filter.should_sample(amount, now, attributes, context):
-            return
-        for (view, stream), record in zip(streams, series, strict=False):
-            if record == 0:
-                continue  # the buffer had no room for it
-            reservoir = self._reservoirs.get(record)
-            if reservoir is None:
-                with self._lock:
-                    reservoir = self._reservoirs.setdefault(record, _reservoir(view, stream))
-            reservoir.offer(amount, now, attributes, context)
+        if getattr(self._inside, "now", False):
+            return  # a finalizer or signal handler that measures in the middle of it
+        self._inside.now = True
+        try:
+            now = time_ns()
+            context = context or get_current()
+            if self._asks and not self._filter.should_sample(amount, now, attributes, context):
+                return
+            for (view, stream), record in zip(streams, series, strict=False):
+                if record == 0:
+                    continue  # the buffer had no room for it
+                reservoir = self._reservoirs.get(record)
+                if reservoir is None:
+                    with self._lock:
+                        reservoir = self._reservoirs.setdefault(record, _reservoir(view, stream))
+                reservoir.offer(carriable_number(amount), now, attributes, context)
+        finally:
+            self._inside.now = False
         if not self._is_offered:
             self._is_offered = True
             self.offered()
 
     def empty(self) -> dict[int, list[Exemplar]]:
-        """Takes what is in the reservoirs, by series."""
+        """Takes what is in the reservoirs, by series. What fails there is logged, once, and lost."""
         taken = {}
         with self._lock:
             reservoirs = list(self._reservoirs.items())
-        for record, reservoir in reservoirs:
-            attributes = self._point_attributes(record)
-            exemplars = list(reservoir.collect(attributes)) if attributes is not None else []
-            if exemplars:
-                taken[record] = exemplars
+        self._inside.now = True
+        try:
+            for record, reservoir in reservoirs:
+                attributes = self._point_attributes(record)
+                if attributes is not None and (exemplars := self._take(reservoir, attributes)):
+                    taken[record] = exemplars
+        finally:
+            self._inside.now = False
+        return taken
+
+    def _take(self, reservoir: Any, attributes: dict[str, Any]) -> list[Exemplar]:
+        taken = []
+        try:
+            for exemplar in reservoir.collect(attributes):
+                taken.append(carriable(exemplar))
+        except Exception:
+            if not self._said_lost:
+                self._said_lost = True
+                _logger.warning("Exemplars of a reservoir were lost.", exc_info=True)
         return taken
 
     def _point_attributes(self, record: int) -> dict[str, Any] | None:
