@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exemplars that OTLP cannot carry, and filters and reservoirs that fail: what they cost, and what not."""
+"""Exemplars that OTLP cannot carry, and filters and reservoirs that fail: what they cost."""
 
 from __future__ import annotations
 
@@ -175,11 +175,9 @@ def test_measurement_inside_of_sampling_is_no_deadlock(
                     counter.add(1)
             return super().get_span_context()
 
-    nested: list[int] = [1]
+    nested: list[int] = []
     context = trace.get_current_span(context_of(1)).get_span_context()
     with trace.use_span(Busy(context)):
         counter.add(1)
-        nested.clear()
-        counter.add(1)
-    assert values(reader) == {"{}": 3}
+    assert values(reader) == {"{}": 2}
     assert nested
