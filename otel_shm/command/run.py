@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="to wait for processes that outlive COMMAND (default: 10)",
     )
     parser.add_argument("--keep", action="store_true", help="do not remove the buffer")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND ...")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
+    parser.usage = (
+        "otel-shm run [-h] [--path PATH] [--grace SECONDS] [--keep] [--] COMMAND [ARGUMENT ...]"
+    )
 
 
 def work(options: argparse.Namespace) -> int:
