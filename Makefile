@@ -22,6 +22,7 @@ lint: $(VENV)/.installed
 benchmark: $(VENV)/.installed
 	$(RUN) benchmarks/instruments.py $(ARGS)
 	$(RUN) benchmarks/collection.py $(ARGS)
+	$(RUN) benchmarks/processes.py $(ARGS)
 
 $(VENV)/.installed: pyproject.toml $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)

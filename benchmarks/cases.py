@@ -311,10 +311,15 @@ def prometheus(folder: Path) -> Cases:
 
 def prometheus_files(folder: Path) -> Cases:
     """prometheus_client in multi-process mode: its values in a mapped file a process."""
+    prometheus_folder(folder)
+    return prometheus(folder)
+
+
+def prometheus_folder(folder: Path) -> None:
+    """Say where the multi-process mode has its files, before the package is imported."""
     values = folder / "prometheus"
     values.mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(values)
-    return prometheus(folder)
 
 
 EMPTY_C, EMPTY_C_ONE, EMPTY_PYTHON = "empty C", "empty C, 1 arg", "empty Python"
