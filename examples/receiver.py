@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP metrics receiver inside this process: what a collector would have got, to look at."""
+"""An OTLP metrics receiver inside this process: what a collector would have got, to look at.
+
+Run as a program it listens where exporters send to by default, and prints what arrives:
+
+    python examples/receiver.py
+"""
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import signal
 import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -98,19 +106,21 @@ class Receiver:
 
     Args:
         grpc: listen for OTLP over gRPC too, on a port of its own.
+        http_port: where to listen for OTLP over HTTP; 0: any free port.
+        grpc_port: the same for gRPC.
     """
 
     _grpc_server: grpc.Server | None = None
     _grpc_port = 0
 
-    def __init__(self, *, grpc: bool = False) -> None:
+    def __init__(self, *, grpc: bool = False, http_port: int = 0, grpc_port: int = 0) -> None:
         self._arrived = threading.Condition()
         self._requests: list[Request] = []
         self._points: list[Point] = []
         self._latest: dict[tuple[str, ...], Point] = {}
         if grpc:
-            self._grpc_server, self._grpc_port = _start_grpc_server(self._receive)
-        self._http_server = _HttpServer(("127.0.0.1", 0), _http_handler(self._receive))
+            self._grpc_server, self._grpc_port = _start_grpc_server(self._receive, grpc_port)
+        self._http_server = _HttpServer(("127.0.0.1", http_port), _http_handler(self._receive))
         threading.Thread(
             target=self._http_server.serve_forever,
             kwargs={"poll_interval": 0.05},  # seconds; close() waits for as long as this
@@ -254,8 +264,8 @@ def _http_handler(receive: _Receive) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _start_grpc_server(receive: _Receive) -> tuple[grpc.Server, int]:
-    """Starts the gRPC server on a free port and gives both."""
+def _start_grpc_server(receive: _Receive, port: int) -> tuple[grpc.Server, int]:
+    """Starts the gRPC server, on a free port if that is 0, and gives both."""
     # Imported here so that whoever speaks only HTTP need not have grpcio.
     import grpc
     from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as service
@@ -271,7 +281,7 @@ def _start_grpc_server(receive: _Receive) -> tuple[grpc.Server, int]:
 
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     service.add_MetricsServiceServicer_to_server(Servicer(), server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     return server, port
 
@@ -327,3 +337,36 @@ def _value(value: AnyValue) -> Any:
     if field == "kvlist_value":
         return _attributes(value.kvlist_value.values)
     return getattr(value, field)
+
+
+class _Printing(Receiver):
+    """A receiver that prints each point: value, series and who it came from."""
+
+    def _receive(
+        self, protocol: str, headers: dict[str, str], message: ExportMetricsServiceRequest
+    ) -> None:
+        super()._receive(protocol, headers, message)
+        for point in _points_of(message):
+            service, instance = (
+                point.resource_attributes.get(key)
+                for key in ("service.name", "service.instance.id")
+            )
+            print(
+                f"{point.metric_name} {point.attributes} {point.value} from {service} {instance}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Receives until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--http-port", type=int, default=4318, help="default: 4318; 0: any")
+    parser.add_argument("--grpc-port", type=int, default=4317, help="default: 4317; 0: any")
+    options = parser.parse_args()
+    with suppress(KeyboardInterrupt), _Printing(grpc=True, **vars(options)) as receiver:
+        print(f"OTLP at {receiver.endpoint}, gRPC at {receiver.grpc_endpoint}", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
