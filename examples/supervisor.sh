@@ -1,0 +1,9 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# A supervisor: it gives the service a buffer by environment, exports for it from outside, and removes the
+# buffer when all its processes are gone. The service sets nothing, and none of its processes exports.
+#
+#     python examples/receiver.py     # in another terminal: shows what is exported
+#     sh examples/supervisor.sh
+
+exec otel-shm run -- gunicorn --chdir "$(dirname "$0")" --workers 4 api_only:app
