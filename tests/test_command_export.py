@@ -149,6 +149,21 @@ def test_it_can_be_ended_while_it_waits(number: int, commands: Commands, buffer_
     assert exporter.end(number) == (0, "", "")
 
 
+def test_an_ignored_signal_does_not_end_it(commands: Commands, buffer_path: Path) -> None:
+    """A shell has `command &` ignore Ctrl-C, which is for the service: its exporter stays."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Receiver() as receiver:
+        try:
+            exporter = sidecar(commands, receiver, buffer_path, "--wait")
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert exporter.said() == f"otel-shm export: buffer '{buffer_path}' is waited for"
+        exporter.send(signal.SIGINT)
+        _kept = otel_shm.Buffer(buffer_path)
+        assert "is collected by this process" in exporter.said()
+        assert exporter.end() == (0, "", "")
+
+
 @pytest.mark.parametrize("command", ["run", "export"])
 def test_a_last_export_that_hangs_can_be_ended(
     command: str, commands: Commands, processes: Processes, buffer_path: Path

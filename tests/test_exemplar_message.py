@@ -17,7 +17,7 @@ from processes import Processes, processes
 
 from otel_shm import answers
 from otel_shm.buffer import Buffer
-from otel_shm.exemplar_message import from_message, to_message
+from otel_shm.exemplar_message import carriable, from_message, to_message
 
 __all__ = ["processes"]
 
@@ -69,12 +69,17 @@ def test_what_has_no_room_is_left_out() -> None:
         assert list(from_message(message)) == [1, 3, 4, 5][:fitting]
 
 
-@pytest.mark.parametrize("value", [2**64, object(), None], ids=repr)
-def test_value_that_cannot_be_sent_is_left_out(value: Any) -> None:
-    """And costs the others nothing."""
-    message, left_out = to_message({1: [exemplar(value), exemplar(2)]}, ROOM)
-    assert left_out == 1
-    assert [each.value for each in from_message(message)[1]] == [2]
+def test_amounts_are_made_carriable() -> None:
+    """An int past 64 bits is sent as a double."""
+    value = carriable(exemplar(2**64)).value
+    assert (type(value), value) == (float, 2.0**64)
+
+
+@pytest.mark.parametrize("value", [object(), None, "x"], ids=repr)
+def test_what_is_no_amount_is_refused(value: Any) -> None:
+    """By an error where it was sampled, before it is part of a message."""
+    with pytest.raises((TypeError, ValueError)):
+        carriable(exemplar(value))
 
 
 @given(st.binary(max_size=200))

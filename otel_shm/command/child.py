@@ -59,10 +59,13 @@ def next_signal(seconds: float | None = None) -> Signal | None:
 
 
 def is_told_to_end(seconds: float) -> bool:
-    """Waits. Returns: True as soon as a signal that ends programs has come."""
+    """Waits. Returns: True as soon as a signal that ends programs has come.
+
+    One that was ignored when this program was started does not: a shell starts `command &` so.
+    """
     deadline = monotonic() + seconds
     while (came := next_signal(deadline - monotonic())) is not None:
-        if came.number in ENDING:
+        if came.number in ENDING and signal.getsignal(came.number) != signal.SIG_IGN:
             return True
     return False
 
