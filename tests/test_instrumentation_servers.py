@@ -213,17 +213,15 @@ def test_killed_in_a_request(tmp_path: Path) -> None:
 def test_system_metrics(launcher: list[str], libraries: str, tmp_path: Path) -> None:
     """What is true of the machine comes once, what is true of each process as the sum of all."""
     before = user_seconds()
-    with (
-        serving(
-            [*launcher, *GUNICORN],
-            tmp_path,
-            INSTRUMENT=libraries,
-            OTEL_METRIC_EXPORT_INTERVAL="200",  # whoever exports: the master, where it has the provider too
-            OTEL_TRACES_EXPORTER="none",
-            OTEL_LOGS_EXPORTER="none",
-            OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="",
-        ) as service
-    ):
+    with serving(
+        [*launcher, *GUNICORN],
+        tmp_path,
+        INSTRUMENT=libraries,
+        OTEL_METRIC_EXPORT_INTERVAL="200",  # by the master, where it has the provider
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_LOGS_EXPORTER="none",
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="",
+    ) as service:
         receiver = service.receiver
         holding = service.hold(3)
         assert {*service.release()} == holding

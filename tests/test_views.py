@@ -67,7 +67,7 @@ def test_criteria(
     assert named(reader)["requests"].description == ("by the view" if applies else "its own")
 
 
-@pytest.mark.skipif(SDK < (1, 44), reason="names in views are taken as they are written")
+@pytest.mark.skipif(SDK < (1, 45), reason="names in views are taken as they are written")
 def test_case_of_a_name_does_not_matter(make_provider: Make, reader: InMemoryMetricReader) -> None:
     """Names of instruments have none."""
     meter = meter_with(make_provider, reader, View(instrument_name="ReQuests", name="renamed"))
