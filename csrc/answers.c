@@ -66,6 +66,30 @@ static oshm_mailbox *mailbox(const struct oshm_buffer *buffer, uint64_t lane)
                                     lane * OSHM_MAILBOX_BYTES);
 }
 
+/* Puts a message into a mailbox, behind what nobody has taken yet. */
+static int put_message(struct oshm_buffer *buffer, uint64_t lane, uint64_t collection,
+                       const uint8_t *message, uint64_t bytes)
+{
+    uint64_t offset = buffer->at.mailboxes + lane * OSHM_MAILBOX_BYTES, kept = 0;
+    if (bytes > OSHM_MAILBOX_BYTES - HEADER_BYTES ||
+        oshm_pages_ensure(buffer, offset, HEADER_BYTES + bytes) != OSHM_OK)
+        return OSHM_FULL_MEMORY;
+    oshm_mailbox *box = mailbox(buffer, lane);
+    uint64_t before = atomic_exchange(&box->collection, 0);
+    if (before != 0)
+        kept = atomic_load_explicit(&box->bytes, memory_order_relaxed);
+    if (kept > OSHM_MAILBOX_BYTES - HEADER_BYTES - bytes ||
+        oshm_pages_ensure(buffer, offset, HEADER_BYTES + kept + bytes) != OSHM_OK) {
+        atomic_store(&box->collection, before); /* there is no room for more */
+        return OSHM_FULL_MEMORY;
+    }
+    memcpy((uint8_t *)box + HEADER_BYTES + kept, message, bytes);
+    atomic_store_explicit(&box->bytes, kept + bytes, memory_order_relaxed);
+    /* release: who sees the number sees the message */
+    atomic_store_explicit(&box->collection, collection, memory_order_release);
+    return OSHM_OK;
+}
+
 int oshm_answer(struct oshm_buffer *buffer, uint64_t collection, const uint8_t *message,
                 uint64_t bytes)
 {
@@ -73,20 +97,8 @@ int oshm_answer(struct oshm_buffer *buffer, uint64_t collection, const uint8_t *
     int status = OSHM_OK;
     if (lane == 0)
         return OSHM_FULL_MEMORY;
-    if (bytes != 0) {
-        if (bytes > OSHM_MAILBOX_BYTES - HEADER_BYTES ||
-            oshm_pages_ensure(buffer, buffer->at.mailboxes + lane * OSHM_MAILBOX_BYTES,
-                              HEADER_BYTES + bytes) != OSHM_OK) {
-            status = OSHM_FULL_MEMORY;
-        } else {
-            oshm_mailbox *box = mailbox(buffer, lane);
-            atomic_store_explicit(&box->collection, 0, memory_order_release); /* being written */
-            memcpy((uint8_t *)box + HEADER_BYTES, message, bytes);
-            atomic_store_explicit(&box->bytes, bytes, memory_order_relaxed);
-            /* release: who sees the number sees the message */
-            atomic_store_explicit(&box->collection, collection, memory_order_release);
-        }
-    }
+    if (bytes != 0)
+        status = put_message(buffer, lane, collection, message, bytes);
     atomic_store(&buffer->lane_table[lane].publishes, 1); /* the lane may be another than it was */
     /* release: who sees the answer sees what was observed and the message */
     atomic_store_explicit(&buffer->lane_table[lane].answered, collection, memory_order_release);
@@ -95,8 +107,8 @@ int oshm_answer(struct oshm_buffer *buffer, uint64_t collection, const uint8_t *
     return status;
 }
 
-/* Counts those that have not answered. first: also notes who is late in advance. */
-static int missing(struct oshm_buffer *buffer, uint64_t collection, uint8_t *late, bool over)
+/* Counts those that have not answered. over: this was the time they had, and it is noted who was late. */
+static int missing(struct oshm_buffer *buffer, uint64_t collection, uint64_t *late, bool over)
 {
     uint64_t used =
         atomic_load_explicit(&buffer->header->lanes_used, memory_order_acquire);
@@ -106,22 +118,22 @@ static int missing(struct oshm_buffer *buffer, uint64_t collection, uint8_t *lat
         if (lane == buffer->lane || atomic_load(&entry->publishes) == 0)
             continue;
         /* acquire: pairs with oshm_answer */
-        if (atomic_load_explicit(&entry->answered, memory_order_acquire) >= collection) {
-            late[lane] = 0;
+        uint64_t answered = atomic_load_explicit(&entry->answered, memory_order_acquire);
+        if (answered >= collection)
             continue;
-        }
-        if (late[lane] && !over)
-            continue;
+        if (late[lane] == answered + 1 && !over)
+            continue; /* it has not answered to anything since */
         if (!oshm_lane_live(buffer, lane))
             continue;
-        late[lane] = over || late[lane];
+        if (over)
+            late[lane] = answered + 1;
         count++;
     }
     return count;
 }
 
 int oshm_answers_wait(struct oshm_buffer *buffer, uint64_t collection, uint32_t milliseconds,
-                      uint8_t *late)
+                      uint64_t *late)
 {
     uint64_t until = oshm_now_monotonic_milli() + milliseconds, now;
     for (;;) {
@@ -138,22 +150,20 @@ int oshm_answers_wait(struct oshm_buffer *buffer, uint64_t collection, uint32_t 
     return missing(buffer, collection, late, true);
 }
 
-uint64_t oshm_mailbox_read(const struct oshm_buffer *buffer, uint64_t lane, uint64_t collection,
-                           uint8_t *message)
+uint64_t oshm_mailbox_take(const struct oshm_buffer *buffer, uint64_t lane, uint8_t *message)
 {
     uint64_t offset = buffer->at.mailboxes + lane * OSHM_MAILBOX_BYTES;
     if (lane == 0 || lane >= buffer->lanes || !oshm_pages_ready(buffer, offset, HEADER_BYTES))
         return 0;
-    const oshm_mailbox *box = mailbox(buffer, lane);
-    /* acquire: pairs with oshm_answer */
-    if (atomic_load_explicit(&box->collection, memory_order_acquire) != collection)
-        return 0;
+    oshm_mailbox *box = mailbox(buffer, lane);
+    /* acquire: pairs with put_message */
+    uint64_t collection = atomic_load_explicit(&box->collection, memory_order_acquire);
     uint64_t bytes = atomic_load_explicit(&box->bytes, memory_order_relaxed);
-    if (bytes == 0 || bytes > OSHM_MAILBOX_BYTES - HEADER_BYTES ||
+    if (collection == 0 || bytes == 0 || bytes > OSHM_MAILBOX_BYTES - HEADER_BYTES ||
         !oshm_pages_ready(buffer, offset, HEADER_BYTES + bytes))
         return 0;
     memcpy(message, (const uint8_t *)box + HEADER_BYTES, bytes);
-    atomic_thread_fence(memory_order_acquire);
-    /* Its owner may have begun with the next one meanwhile. */
-    return atomic_load_explicit(&box->collection, memory_order_relaxed) == collection ? bytes : 0;
+    /* seq_cst. Its owner may put more behind it just now, and somebody else may take it: whoever sets the
+     * number to 0 has what was there. */
+    return atomic_compare_exchange_strong(&box->collection, &collection, 0) ? bytes : 0;
 }

@@ -114,6 +114,10 @@ int oshm_series_claim(const struct oshm_stream *stream, const uint8_t *attribute
 /* Gives a target back: nothing may be measured with it any more. */
 void oshm_target_release(oshm_target *target);
 
+/* What tells a series from the others that have or had its record: its position and, << 40, the record's
+ * generation; 0 if there is no such record. */
+uint64_t oshm_series_identity(const struct oshm_buffer *buffer, uint64_t position);
+
 /* Notes the first measurement of a claimed series: writes its start time unless it has one. */
 void oshm_series_start(const oshm_target *target);
 
@@ -179,15 +183,15 @@ int oshm_answer(struct oshm_buffer *buffer, uint64_t collection, const uint8_t *
                 uint64_t bytes);
 
 /* Sleeps until all living processes that answer to collections have answered to this one, at most so
- * many milliseconds; one that did not answer to the last collection that was waited for is not waited
- * for. late: a byte a lane, for the next call. Returns: the number of those that have not. */
+ * many milliseconds; one that was late for the last collection that was waited for, and has not answered
+ * since, is not waited for. late: a number a lane, 0 at first, for the next call.
+ * Returns: the number of those that have not answered. */
 int oshm_answers_wait(struct oshm_buffer *buffer, uint64_t collection, uint32_t milliseconds,
-                      uint8_t *late);
+                      uint64_t *late);
 
-/* Copies out what a lane's owner left for a collection. Returns: its length, 0 where there is nothing;
- * at most OSHM_MAILBOX_BYTES. */
-uint64_t oshm_mailbox_read(const struct oshm_buffer *buffer, uint64_t lane, uint64_t collection,
-                           uint8_t *message);
+/* Takes what a lane's owner left in its mailbox. Returns: its length, 0 where there is nothing; at most
+ * OSHM_MAILBOX_BYTES. */
+uint64_t oshm_mailbox_take(const struct oshm_buffer *buffer, uint64_t lane, uint8_t *message);
 
 /* The series that one process has seen so far, in the order of their records. */
 struct oshm_scanner;

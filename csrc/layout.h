@@ -106,7 +106,8 @@
  * Callbacks of observables and reservoirs of exemplars belong to their process. A process that has some
  * says so in its lane's entry, and has a thread that sleeps until a collection begins (a futex on its
  * number), puts what it knows into its lane and its mailbox, and notes the number. The collector waits
- * for the living ones, but not for long, and not again for one that did not answer last time.
+ * for the living ones, but not for long, and not again for one that has not answered since. Who is late has
+ * its observations in the next collection, and its exemplars too.
  *
  * WHAT A READER MAY EXPECT
  *
@@ -219,10 +220,11 @@ typedef struct oshm_lane {
     uint64_t reserved[4];       /* zero */
 } oshm_lane;
 
-/* What a lane's owner tells the collector: exemplars, as otel_shm/exemplars.py encodes them. Written by
- * the owner before it answers to the collection, read by the collector after. */
+/* What a lane's owner tells the collector: exemplars, as otel_shm/exemplar_message.py encodes them. Written
+ * by the owner before it answers to a collection; what was not taken by then is kept in front of it. */
 typedef struct oshm_mailbox {
-    oshm_atomic_u64 collection; /* that the content belongs to; owner; release */
+    oshm_atomic_u64 collection; /* that the content belongs to, 0 = it is taken, or being written; whoever
+                                   sets it to 0 has the content; CAS, acquire and release */
     oshm_atomic_u64 bytes;      /* length of the content */
     /* the content follows */
 } oshm_mailbox;

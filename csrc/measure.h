@@ -257,7 +257,8 @@ static int offer(const Instrument *self, const struct targets *targets, PyObject
 {
     PyObject *series = PyTuple_New(targets->count);
     for (Py_ssize_t i = 0; series && i < targets->count; i++) {
-        PyObject *position = PyLong_FromUnsignedLongLong(targets->at[i].series);
+        PyObject *position = PyLong_FromUnsignedLongLong(
+            targets->at[i].series ? oshm_series_identity(self->buffer, targets->at[i].series) : 0);
         if (position == NULL)
             Py_CLEAR(series);
         else

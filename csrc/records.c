@@ -53,6 +53,16 @@ int oshm_record_get(const struct oshm_buffer *buffer, uint64_t position, oshm_re
     return OSHM_OK;
 }
 
+uint64_t oshm_series_identity(const struct oshm_buffer *buffer, uint64_t position)
+{
+    oshm_record fixed;
+    const uint8_t *ignored;
+    if (oshm_record_get(buffer, position, &fixed, &ignored) != OSHM_OK)
+        return 0;
+    uint64_t state = atomic_load_explicit(&fixed.state, memory_order_relaxed);
+    return oshm_generation(state) << OSHM_CELL_TAG_SHIFT | position;
+}
+
 void *oshm_record_behind(const struct oshm_buffer *buffer, uint64_t position,
                          const oshm_record *fixed, uint64_t wanted)
 {

@@ -44,7 +44,7 @@ class Questions:
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
         self._lanes = lib.oshm_buffer_header(buffer._handle).lanes
-        self._late = ffi.new("uint8_t[]", self._lanes)
+        self._late = ffi.new("uint64_t[]", self._lanes)
         self._message = ffi.new("uint8_t[]", _MAILBOX_BYTES)
 
     def wait(self, collection: int, milliseconds: int) -> int:
@@ -53,12 +53,12 @@ class Questions:
             lib.oshm_answers_wait(self._buffer._handle, collection, milliseconds, self._late)
         )
 
-    def messages(self, collection: int) -> list[bytes]:
-        """What the others left in their mailboxes for a collection."""
+    def messages(self) -> list[bytes]:
+        """Takes what the others left in their mailboxes, for this collection or since the last."""
         header = lib.oshm_buffer_header(self._buffer._handle)
         found = []
         for lane in range(1, min(header.lanes_used, self._lanes)):
-            length = lib.oshm_mailbox_read(self._buffer._handle, lane, collection, self._message)
+            length = lib.oshm_mailbox_take(self._buffer._handle, lane, self._message)
             if length:
                 found.append(bytes(ffi.buffer(self._message, length)))
         return found

@@ -68,9 +68,22 @@ _DEFAULT_SIZES = {
 RESUME, RESET = "resume", "reset"
 
 
+_POSITION_BITS = 40
+
+
 def reason(status: int) -> str:
     """Why a claim found no place, in words."""
     return why_full(STATUS.get(status, str(status)))
+
+
+def identity_of(position: int, generation: int) -> int:
+    """What tells a series from others that have or had its record: as oshm_series_identity."""
+    return generation << _POSITION_BITS | position
+
+
+def position_of(identity: int) -> int:
+    """Where the record of a series is or was."""
+    return identity & (1 << _POSITION_BITS) - 1
 
 
 def value_of(row: Any) -> int | float | None:
@@ -340,6 +353,10 @@ class Buffer:
     def record_aggregation(self, position: int) -> int:
         """The aggregation of a stream or a series."""
         return int(self._record(position)[0].aggregation)
+
+    def series_identity(self, position: int) -> int:
+        """What tells the series that has a record now from others that had it; see `identity_of`."""
+        return int(lib.oshm_series_identity(self._handle, position))
 
     def _record(self, position: int) -> tuple[Any, bytes]:
         fixed, key = ffi.new("oshm_record *"), ffi.new("uint8_t **")

@@ -158,7 +158,7 @@ class Instrument:
         self, found: list[Series], amount: Any, attributes: dict[str, Any], context: Any
     ) -> None:
         self._described.sampled(
-            amount, attributes or None, context, tuple(series.record for series in found)
+            amount, attributes or None, context, tuple(series.identity for series in found)
         )
 
     def __repr__(self) -> str:

@@ -31,7 +31,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_shm import inherited_reader, uwsgi
 from otel_shm.answers import MAILBOX_ROOM, Questions
-from otel_shm.buffer import Buffer
+from otel_shm.buffer import Buffer, identity_of
 from otel_shm.catalog import Catalog
 from otel_shm.exemplar_message import from_message, to_message
 from otel_shm.exemplars import Exemplars
@@ -252,7 +252,9 @@ class Collector:
             now = time_ns()
             found = self._scanner.collect(collection, number, settings.delta_kinds)
             self._complain_if_left_out()
-            readings = self._readings(found, self._exemplars.take(reader))
+            exemplars = self._exemplars.take(reader)
+            readings = self._readings(found, exemplars)
+            self._exemplars.put_back(reader, exemplars)
             scopes = self._scope_metrics(readings, settings, now)
             ours = ResourceMetrics(self.resource, scopes, self.resource.schema_url)
             remaining = max(0.0, (deadline - monotonic()) * 1e3)
@@ -288,7 +290,7 @@ class Collector:
         """Waits for the other processes' observations, and takes their exemplars."""
         patience = min(_MAX_ANSWER_MILLIS, max(0.0, (deadline - monotonic()) * 1e3 / 2))
         self._questions.wait(collection, int(patience))
-        for message in self._questions.messages(collection):
+        for message in self._questions.messages():
             self._exemplars.add(list(self._readers), from_message(message))
 
     def _complain_if_left_out(self) -> None:
@@ -303,13 +305,18 @@ class Collector:
     def _readings(
         self, found: Iterable[Found], exemplars: dict[int, list[Exemplar]]
     ) -> dict[int, list[Reading]]:
-        """By stream, in the order of first use: streams by their first series."""
+        """By stream, in the order of first use: streams by their first series. Uses exemplars up."""
         streams: defaultdict[int, list[Reading]] = defaultdict(list)
         attributes_of = self.catalog.attributes
+
+        def exemplars_of(series: int, generation: int) -> Sequence[Exemplar]:
+            return exemplars.pop(identity_of(series, generation), ()) if exemplars else ()
+
         for series, stream, generation, start, value, row in found:
             attributes = attributes_of(series, generation)
             if attributes is not None:
-                streams[stream].append((attributes, start, value, row, exemplars.get(series, ())))
+                sampled = exemplars_of(series, generation)
+                streams[stream].append((attributes, start, value, row, sampled))
         for row in self._scanner.each():
             attributes = self.catalog.attributes_of_lane(row)
             if attributes is not None and row.value is not None:
@@ -319,7 +326,7 @@ class Collector:
                         row.start_time_unix_nano,
                         row.value,
                         row,
-                        exemplars.get(row.series, ()),
+                        exemplars_of(row.series, row.generation),
                     )
                 )
         return streams

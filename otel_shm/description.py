@@ -120,7 +120,7 @@ class Description:
         Args:
             amount, context: as the instrument was given them.
             attributes: clean.
-            series: where it was added, one record a stream.
+            series: where it was added, the identity of one series a stream.
         """
         if self.offer is not None:
             try:

@@ -119,13 +119,13 @@ def from_message(message: bytes) -> dict[int, list[Exemplar]]:
 
 
 def _decode(message: ExemplarMessage) -> Exemplar:
-    if len(message.span_id) not in (0, 8) or len(message.trace_id) not in (0, 16):
-        raise DecodeError("an identifier of another length")  # with it the whole export would fail
     value: Any = message.as_int if message.WhichOneof("value") == "as_int" else message.as_double
+    # With an identifier of another length a whole export would fail.
+    in_span = len(message.span_id) == 8 and len(message.trace_id) == 16
     return Exemplar(
         from_entries(message.filtered_attributes),
         value,
         message.time_unix_nano,
-        int.from_bytes(message.span_id, "big") if message.span_id else None,
-        int.from_bytes(message.trace_id, "big") if message.trace_id else None,
+        int.from_bytes(message.span_id, "big") if in_span else None,
+        int.from_bytes(message.trace_id, "big") if in_span else None,
     )

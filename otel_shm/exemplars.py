@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from time import time_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 from opentelemetry.context import get_current
@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics._internal import aggregation as sdk_aggregation
 
 from otel_shm import buffer as rules
 from otel_shm.attributes import decode_attributes
-from otel_shm.buffer import Buffer
+from otel_shm.buffer import Buffer, position_of
 from otel_shm.description import MODE_ASK, MODE_PLAIN, MODE_TRACE_BASED
 from otel_shm.errors import OtelShmError
 from otel_shm.exemplar_message import carriable, carriable_number
@@ -82,6 +82,13 @@ def _reservoir(view: Any, stream: StreamIdentity) -> Any:
     return builder()
 
 
+class _Sampling(NamedTuple):
+    """What samples the measurements of one series."""
+
+    reservoir: Any
+    attributes: dict[str, Any]  # of its point
+
+
 class Exemplars:
     """The exemplars of one provider in one process.
 
@@ -104,7 +111,8 @@ class Exemplars:
     def _start_afresh(self) -> None:
         # Reentrant: a measurement in a finalizer may come in the middle of another's.
         self._lock = threading.RLock()
-        self._reservoirs: dict[int, Any] = {}  # by series
+        # By the identity of a series, as all that is by series here.
+        self._samplings: dict[int, _Sampling] = {}
         self._waiting: weakref.WeakKeyDictionary[Any, dict[int, list[Exemplar]]]
         self._waiting = weakref.WeakKeyDictionary()  # by reader
         self._is_offered = False
@@ -148,34 +156,48 @@ class Exemplars:
             context = context or get_current()
             if self._asks and not self._filter.should_sample(amount, now, attributes, context):
                 return
-            for (view, stream), record in zip(streams, series, strict=False):
-                if record == 0:
-                    continue  # the buffer had no room for it
-                reservoir = self._reservoirs.get(record)
-                if reservoir is None:
-                    with self._lock:
-                        reservoir = self._reservoirs.setdefault(record, _reservoir(view, stream))
-                reservoir.offer(carriable_number(amount), now, attributes, context)
+            for (view, stream), identity in zip(streams, series, strict=False):
+                sampling = self._samplings.get(identity) or self._sample(identity, view, stream)
+                if sampling is not None:
+                    number = carriable_number(amount)
+                    sampling.reservoir.offer(number, now, attributes, context)
         finally:
             self._inside.now = False
         if not self._is_offered:
             self._is_offered = True
             self.offered()
 
+    def _sample(self, identity: int, view: Any, stream: StreamIdentity) -> _Sampling | None:
+        """Begins to sample a series. None: the buffer had no room for it, or is damaged."""
+        if identity == 0:
+            return None
+        try:
+            attributes = decode_attributes(self._buffer.record_key(position_of(identity)))
+        except (OtelShmError, DecodeError):
+            return None
+        made = _Sampling(_reservoir(view, stream), attributes)
+        with self._lock:
+            return self._samplings.setdefault(identity, made)
+
     def empty(self) -> dict[int, list[Exemplar]]:
         """Takes what is in the reservoirs, by series. What fails there is logged, once, and lost."""
         taken = {}
         with self._lock:
-            reservoirs = list(self._reservoirs.items())
+            samplings = list(self._samplings.items())
         self._inside.now = True
         try:
-            for record, reservoir in reservoirs:
-                attributes = self._point_attributes(record)
-                if attributes is not None and (exemplars := self._take(reservoir, attributes)):
-                    taken[record] = exemplars
+            for identity, (reservoir, attributes) in samplings:
+                if not self._is_there(identity):
+                    self._samplings.pop(identity, None)
+                elif exemplars := self._take(reservoir, attributes):
+                    taken[identity] = exemplars
         finally:
             self._inside.now = False
         return taken
+
+    def _is_there(self, identity: int) -> bool:
+        """False for a series that was retired, and whose record is another one's by now."""
+        return self._buffer.series_identity(position_of(identity)) == identity
 
     def _take(self, reservoir: Any, attributes: dict[str, Any]) -> list[Exemplar]:
         taken = []
@@ -188,21 +210,20 @@ class Exemplars:
                 _logger.warning("Exemplars of a reservoir were lost.", exc_info=True)
         return taken
 
-    def _point_attributes(self, record: int) -> dict[str, Any] | None:
-        try:
-            return decode_attributes(self._buffer.record_key(record))
-        except (OtelShmError, DecodeError):
-            return None
-
     def add(self, readers: Iterable[Any], taken: dict[int, list[Exemplar]]) -> None:
         """Lets exemplars, by series, wait for each reader's next collection."""
         with self._lock:
             for reader in readers:
                 waiting = self._waiting.setdefault(reader, {})
-                for record, exemplars in taken.items():
-                    waiting[record] = [*waiting.get(record, ()), *exemplars][-_KEPT:]
+                for identity, exemplars in taken.items():
+                    waiting[identity] = [*waiting.get(identity, ()), *exemplars][-_KEPT:]
 
     def take(self, reader: Any) -> dict[int, list[Exemplar]]:
         """What has waited for a reader, by series."""
         with self._lock:
             return self._waiting.pop(reader, {})
+
+    def put_back(self, reader: Any, unused: dict[int, list[Exemplar]]) -> None:
+        """Lets what was taken wait on: its series had no point. A measurement may be in a point a little
+        before its exemplar is."""
+        self.add([reader], {i: taken for i, taken in unused.items() if self._is_there(i)})

@@ -52,7 +52,7 @@ class _Use:
         self._observed: dict[int, int | float] = {}
 
     def take(self, value: int | float, attributes: dict[str, Any], described: Description) -> int:
-        """Notes a value; of one series the last counts, or their sum. Returns the series."""
+        """Notes a value; of one series the last counts, or their sum. Returns its identity."""
         kept = self._keep(attributes) if self._keep else attributes
         key = encode_attributes(kept, described.attribute_dropped)
         series, status = self._stream.claim(key, measured=True)
@@ -61,7 +61,7 @@ class _Use:
         self._observed[series.record] = before + value
         if status != 0:
             described.overflowed(status)
-        return series.record
+        return series.identity
 
     def publish(self, collection: int) -> None:
         """Puts what was noted into the buffer, as seen in one collection."""

@@ -343,8 +343,8 @@ class MeterProvider(api.MeterProvider):
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()
-        self._collector.after_fork(self._readers)
         self._exemplars.after_fork()
+        self._collector.after_fork(self._readers)  # which begins to answer with them
         self._registration.after_fork()
         for meter in self._meters.values():
             meter.after_fork()

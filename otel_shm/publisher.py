@@ -37,10 +37,12 @@ class Publisher:
         self._buffer = buffer
         self._answer = weakref.WeakMethod(answer)
         self._wanted = False
+        self._has_ended = False
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer or signal handler may come in the middle of it.
+        self._lock = threading.RLock()
         self._turn = threading.Lock()
         self._thread: threading.Thread | None = None
         # The last collections that this process has begun: the thread may be behind.
@@ -54,33 +56,38 @@ class Publisher:
 
     def start(self) -> None:
         """There is something to answer with. May be called again and again."""
+        if self._has_ended:
+            return
         self._wanted = True
         with self._lock:
             if self._thread is not None:
                 return
             # What began before now is not for this process to answer.
             last = self._buffer.last_collection
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=_run,
                 args=(weakref.ref(self), self._buffer, last),
                 name="otel_shm publisher",
                 daemon=True,
             )
+            self._thread = thread
+            answers.announce(self._buffer, answers=True)
             try:
-                self._thread.start()
+                thread.start()
             except RuntimeError:  # the interpreter ends, or there are no more threads
                 self._thread = None
-                return
-        answers.announce(self._buffer, answers=True)
+            if self._thread is not thread:
+                answers.announce(self._buffer, answers=False)
 
     def stop(self) -> None:
-        """This process leaves: nobody is to wait for it. Waits a moment for the thread to end."""
+        """This process leaves for good: nobody is to wait for it. Gives the thread a moment to end."""
         self._wanted = False
+        self._has_ended = True
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             answers.wake(self._buffer)
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.is_alive():
                 thread.join(_SLEEP_MILLIS / 1e3)
             answers.announce(self._buffer, answers=False)
 

@@ -68,6 +68,11 @@ class Series:
         #: Position of the series' record; 0 if the buffer had no room for anything.
         self.record: int = target.series
 
+    @property
+    def identity(self) -> int:
+        """Tells the series, while it is held, from others that have or had its record; 0 as `record`."""
+        return self._stream._buffer.series_identity(self.record) if self.record else 0
+
     def start(self) -> None:
         """Notes the first measurement; further calls change nothing."""
         lib.oshm_series_start(self._target)

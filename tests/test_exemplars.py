@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from clocked_deltas import delta_reader, limited
+from clocked_deltas import Deltas, delta_reader, limited
 from exemplified import Sampled, context_of, exemplars_of, in_span, in_trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Observation
@@ -23,9 +23,13 @@ from opentelemetry.sdk.metrics import (
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
 from points import exact, measure_of
+from reused import SIZES, hold, stream_of
 from sdk_version import todays_sdk
 
 import otel_shm
+from otel_shm.buffer import Buffer, position_of
+from otel_shm.exemplars import Exemplars
+from otel_shm.streams import stream_from_key
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -306,3 +310,33 @@ def test_each_reader_gets_each_exemplar_once(make_provider: Make) -> None:
         # One reservoir a process: what is offered until anybody collects is one sample.
         assert set(exemplars) <= set(expected[reader])
         assert len(set(exemplars)) == len(exemplars)
+
+
+def test_record_of_a_retired_series_does_not_bring_its_exemplars(backend: Any) -> None:
+    """What a process sampled, and did not get to tell, is not another series' that has the record now."""
+    buffer = Buffer(**SIZES)
+    stream, deltas = stream_of(buffer), Deltas(buffer)
+    exemplars, view = Exemplars(buffer, ON), View(instrument_name="*")
+    identity = stream_from_key(buffer.record_key(stream.record), stream.aggregation)
+
+    def offer(key: int) -> int:
+        series = hold(stream, key)
+        series.measure(1)
+        exemplars._offer([(view, identity)], (series.identity,), key, {"n": key, "more": 1}, None)
+        return series.identity
+
+    first = [offer(key) for key in range(8)]
+    deltas.collect()
+    deltas.until_reusable(8)
+    second = [offer(key) for key in range(100, 108)]
+    assert {position_of(i) for i in second} == {position_of(i) for i in first}
+    assert not set(first) & set(second)
+    taken = exemplars.empty()
+    assert {i: [each.value for each in found] for i, found in taken.items()} == {
+        i: [key] for key, i in enumerate(second, 100)
+    }
+    assert {each.filtered_attributes["more"] for found in taken.values() for each in found} == {1}
+    assert exemplars.empty() == {}
+    reader = InMemoryMetricReader()
+    exemplars.put_back(reader, {first[0]: taken[second[0]], second[0]: taken[second[0]]})
+    assert exemplars.take(reader).keys() == {second[0]}
