@@ -19,12 +19,18 @@ from otel_shm.errors import (
     BufferFullError,
     BufferPathError,
     BufferRestartError,
-    BufferSizeError,
     setup_error,
     why_full,
 )
 from otel_shm.mapping import STATUS, Identity, Mapping, identity_at, map_anonymous, map_path
 from otel_shm.readings import BufferStatistics
+from otel_shm.sizes import (
+    DEFAULT_LANES,
+    DEFAULT_RECORD_BYTES,
+    DEFAULT_SERIES,
+    DEFAULT_SIZES,
+    checked_sizes,
+)
 
 # Instrument kinds, fold rules and aggregations, as csrc/layout.h numbers them.
 COUNTER: int = lib.OSHM_COUNTER
@@ -56,15 +62,6 @@ MEASURES: int = lib.OSHM_MEASURES
 COLLECTS: int = lib.OSHM_COLLECTS
 READS: int = lib.OSHM_READS
 
-DEFAULT_SERIES = 32_768
-DEFAULT_LANES = 128
-DEFAULT_RECORD_BYTES = 16 * 1024 * 1024
-_DEFAULT_SIZES = {
-    "series": DEFAULT_SERIES,
-    "lanes": DEFAULT_LANES,
-    "record_bytes": DEFAULT_RECORD_BYTES,
-}
-
 RESUME, RESET = "resume", "reset"
 
 
@@ -92,13 +89,6 @@ def value_of(row: Any) -> int | float | None:
         return None
     value: int | float = row.float_value if row.is_float else row.int_value
     return value
-
-
-def _checked(sizes: dict[str, int]) -> list[int]:
-    for option, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
-            raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
-    return list(sizes.values())
 
 
 def _check_restart(restart: str) -> None:
@@ -145,7 +135,7 @@ class Buffer:
         sizes = {"series": series, "lanes": lanes, "record_bytes": record_bytes}
         if path is None:
             with Mapping.lock:
-                made = map_anonymous(_checked(sizes))
+                made = map_anonymous(checked_sizes(sizes))
                 return cls._wrap(made, made.handle(), None)
         return cls._at(path, MEASURES, sizes, restart)
 
@@ -162,7 +152,7 @@ class Buffer:
         """
         if options is None:
             return cls._at(path, part, None)
-        sizes = {**_DEFAULT_SIZES, **options}
+        sizes = {**DEFAULT_SIZES, **options}
         return cls._at(path, part, sizes, sizes.pop("restart", RESUME))
 
     @classmethod
@@ -177,7 +167,7 @@ class Buffer:
         name = os.fspath(path)
         if not isinstance(name, str) or not name or "\0" in name:
             raise BufferPathError(f"buffer path must be a non-empty str, not {name!r}")
-        made_with = None if sizes is None else _checked(sizes)
+        made_with = None if sizes is None else checked_sizes(sizes)
         with Mapping.lock:
             # One descriptor a process and file: closing a second one would drop the first's locks.
             identity = identity_at(name)
@@ -216,6 +206,12 @@ class Buffer:
     def lane(self) -> int:
         """The lane this process adds to. 0: the one shared by all."""
         return int(lib.oshm_buffer_lane(self._handle))
+
+    @property
+    def file_identity(self) -> tuple[int, int, int]:
+        """Tells the file from others: device, inode, and nanoseconds since the epoch when made."""
+        header = lib.oshm_buffer_header(self._handle)
+        return (*self._mapping.identity, int(header.created_unix_nano))
 
     @property
     def is_lost(self) -> bool:

@@ -12,6 +12,7 @@ from opentelemetry import metrics as api
 from opentelemetry.metrics import CallbackOptions, CallbackT, Observation
 from opentelemetry.sdk import metrics as sdk
 
+from otel_shm import shares
 from otel_shm.amount import to_number
 from otel_shm.attributes import encode_attributes
 from otel_shm.buffer import AGGREGATION_LAST, Buffer
@@ -44,6 +45,7 @@ class _Use:
     """One stream of an observable, and what this process has put into it."""
 
     def __init__(self, buffer: Buffer, record: int, keep: Any) -> None:
+        self._buffer = buffer
         self._stream = Stream(buffer, record)
         self._keep = keep
         self._is_last = self._stream.aggregation == AGGREGATION_LAST
@@ -56,7 +58,8 @@ class _Use:
         kept = self._keep(attributes) if self._keep else attributes
         key = encode_attributes(kept, described.attribute_dropped)
         series, status = self._stream.claim(key, measured=True)
-        self._series.setdefault(series.record, (series, Share()))
+        if series.record not in self._series:
+            self._series[series.record] = (series, shares.share_in(self._buffer, series.identity))
         before = 0 if self._is_last else self._observed.get(series.record, 0)
         self._observed[series.record] = before + value
         if status != 0:
@@ -65,9 +68,10 @@ class _Use:
 
     def publish(self, collection: int) -> None:
         """Puts what was noted into the buffer, as seen in one collection."""
-        for record, value in self._observed.items():
-            series, share = self._series[record]
-            series.observe(value, collection, share)
+        with shares.lock:
+            for record, value in self._observed.items():
+                series, share = self._series[record]
+                series.observe(value, collection, share)
         self._observed.clear()
 
 
