@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import platform
@@ -46,6 +47,12 @@ for _types in TYPES.values():
         _abstract.UpDownCounter.register(_types.UpDownCounter)
         _abstract._Gauge.register(_types.Gauge)
         _abstract.Histogram.register(_types.Histogram)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collections, of which some tests make many, need not look at all that pytest knows."""
+    gc.collect()
+    gc.freeze()
 
 
 if SDK < (1, 44) and hasattr(MetricReader, "_set_meter_provider"):

@@ -310,7 +310,7 @@ def test_file_that_is_damaged_all_the_time_never_crashes(shm: Path, processes: P
     def run() -> None:
         buffer = Buffer(path)
         gate.wait()
-        for _ in range(400):
+        for _ in range(100):
             use(buffer)
 
     processes.fork(scribble)

@@ -137,13 +137,16 @@ def written(log: Path) -> Counter[str]:
     return totals
 
 
+@pytest.mark.parametrize("batches", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", AGGREGATED)
-def test_killed_collectors_mix_nothing_up(how: str, shm: Path, processes: Processes) -> None:
+def test_killed_collectors_mix_nothing_up(
+    how: str, batches: int, shm: Path, processes: Processes
+) -> None:
     """Killed at any moment of retiring and reusing: each set has in all deltas just what was measured."""
     buffer, log = Buffer(series=2048, lanes=8, record_bytes=2**21), shm / "log"
     log.touch()
     chance, done, gate = random.Random(1), mmap.mmap(-1, mmap.PAGESIZE), Gate()
-    workers = [processes.fork(churn, buffer, how, me, 200, done, gate) for me in range(2)]
+    workers = [processes.fork(churn, buffer, how, me, batches, done, gate) for me in range(2)]
     while sum(done[:2]) < 2:
         collector = processes.fork(collect_for_ever, buffer, log)
         stopped = chance.choice(workers)

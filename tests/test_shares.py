@@ -41,7 +41,7 @@ def observed(path: Path, create: str, amount: float, *, keep: list[object] | Non
     reader = InMemoryMetricReader()
     provider = otel_shm.MeterProvider([reader], buffer=path, shutdown_on_exit=False)
     getattr(provider.get_meter("m"), create)("seconds", [callback])
-    (total,) = values(reader).values()
+    (total,) = values(reader, "seconds").values()
     provider.shutdown()
     if keep is not None:
         keep.append(provider)
@@ -90,7 +90,7 @@ def test_providers_side_by_side_share(shm: Path) -> None:
         counter = provider.get_meter("m").create_observable_counter
         counter("seconds", [lambda _: [Observation(3)]])
     for _ in range(3):
-        assert [list(values(reader).values()) for reader in readers] == [[3], [3]]
+        assert [list(values(reader, "seconds").values()) for reader in readers] == [[3], [3]]
     for provider in providers:
         provider.shutdown()
 
