@@ -53,6 +53,8 @@ _OBSERVABLES = (
 )
 # What is observed under these names is true of the machine or the buffer, not of a process.
 _OF_ONE = ("system.", "otel_shm.")
+# Gauges of which a service has as much as its processes together: `process.cpu.utilization`.
+_OF_ALL = "process.*utilization"
 _HISTOGRAMS = (numbers.AGGREGATION_EXPLICIT, numbers.AGGREGATION_EXPONENTIAL)
 
 
@@ -65,6 +67,8 @@ def default_of(name: str, kind: int) -> str:
     """The rule of an instrument for which nobody wishes another."""
     if kind in _OBSERVABLES and name.startswith(_OF_ONE):
         return "one"
+    if kind == numbers.OBSERVABLE_GAUGE and fnmatchcase(name, _OF_ALL):
+        return "live_sum"
     return _RULES[kind][0]
 
 

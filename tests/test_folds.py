@@ -63,6 +63,14 @@ def test_what_is_observed_of_the_machine_is_not_added_up(kind: int) -> None:
     assert default_fold("system.requests", rules.COUNTER) == rules.SUM
 
 
+def test_what_processes_use_of_the_machine_is_added_up() -> None:
+    """A service uses as much of a processor as its processes together, gauge or not."""
+    for name in ("process.cpu.utilization", "process.runtime.cpython.cpu.utilization"):
+        assert default_fold(name, rules.OBSERVABLE_GAUGE) == rules.LIVE_SUM
+        assert default_fold(name, rules.GAUGE) == rules.LAST
+    assert default_fold("process.uptime", rules.OBSERVABLE_GAUGE) == rules.ONE
+
+
 def test_rules_are_wished_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first pattern that matches holds; the argument's come before the environment's."""
     monkeypatch.setenv(folds.OTEL_SHM_FOLDS, " queue.*=min , other=max,")
