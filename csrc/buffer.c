@@ -292,10 +292,10 @@ static bool is_at(const struct oshm_buffer *buffer, const char *path)
     return lstat(path, &info) == 0 && info.st_dev == buffer->device && info.st_ino == buffer->inode;
 }
 
-/* True if no process has a lane, nor collects. */
+/* True if no process measures, with a lane or without, nor collects. */
 static bool is_unused(struct oshm_buffer *buffer)
 {
-    for (uint64_t lane = 1; lane < buffer->lanes; lane++)
+    for (uint64_t lane = 0; lane < buffer->lanes; lane++)
         if (oshm_lock_elsewhere(buffer, OSHM_LOCK_LANES + lane))
             return false;
     return !oshm_lock_elsewhere(buffer, OSHM_LOCK_COLLECTOR);

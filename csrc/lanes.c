@@ -181,6 +181,10 @@ int oshm_lane_take(struct oshm_buffer *buffer)
     }
     buffer->window = window;
     buffer->lane = lane;
+    if (lane == 0) /* others see that the file is in use, and by how many need not be told */
+        oshm_lock_try_shared(buffer, OSHM_LOCK_LANES);
+    else if (before == 0)
+        oshm_lock_release(buffer, OSHM_LOCK_LANES);
     return OSHM_OK;
 }
 

@@ -139,7 +139,8 @@
 #define OSHM_MAILBOX_BYTES 65536
 
 /* Kernel locks: byte 0 of the file is the collector's. Byte OSHM_LOCK_LANES + n makes lane n a
- * process's own; OSHM_LOCK_LIVE + n says that it has been cleaned and counts as live. */
+ * process's own; OSHM_LOCK_LIVE + n says that it has been cleaned and counts as live. Byte
+ * OSHM_LOCK_LANES + 0 is held for reading by each process for which there was no lane. */
 #define OSHM_LOCK_COLLECTOR 0
 #define OSHM_LOCK_LANES 1
 #define OSHM_LOCK_LIVE 8192

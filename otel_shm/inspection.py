@@ -247,7 +247,7 @@ def collector_pid(buffer: Buffer) -> int:
 
 
 def is_measured_in(buffer: Buffer) -> bool:
-    """True while any other process has a lane."""
+    """True while any other process measures, be there a lane for it or not."""
     lanes = lib.oshm_buffer_header(buffer._handle).lanes
     return _owner(buffer, lib.OSHM_LOCK_LANES, lanes) != 0
 

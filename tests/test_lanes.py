@@ -17,7 +17,8 @@ from processes import Gate, Processes, processes, until
 
 from otel_shm._core import lib
 from otel_shm.attributes import encode_attributes
-from otel_shm.buffer import Buffer
+from otel_shm.buffer import COLLECTS, Buffer
+from otel_shm.inspection import is_measured_in
 from otel_shm.series import Stream
 
 __all__ = ["processes", "shm"]
@@ -265,3 +266,27 @@ def test_lane_that_changes_hands_is_not_counted(buffer: Buffer, processes: Proce
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"locked\n"
         assert buffer.read(updown.record) == 1
+
+
+def test_process_without_a_lane_is_seen(shm: Path, processes: Processes) -> None:
+    """A file that a process uses for which there was no lane is in use, and is not removed."""
+    path, (reader, writer) = shm / "buffer", os.pipe()
+
+    def run() -> None:
+        buffer = Buffer(path, **{**SIZES, "lanes": 2})
+        os.write(writer, bytes([buffer.lane]))
+        signal.pause()
+
+    children = []
+    for lane in (1, 0, 0):
+        children.append(processes.fork(run))
+        assert os.read(reader, 1) == bytes([lane])
+    looking = Buffer.outside(path, COLLECTS)
+    for child in children:
+        assert is_measured_in(looking)
+        assert not looking.remove()
+        child.kill()
+    assert not is_measured_in(looking)
+    assert looking.remove()
+    os.close(reader)
+    os.close(writer)

@@ -3,7 +3,7 @@
 
 The buffer is made and the collector lock taken before the command starts, so no process of the service
 ever collects while the supervisor lives; if it is killed one of them takes over. When the command and all
-processes with a lane are gone, however they ended, what they counted is exported a last time and the
+processes of the service are gone, however they ended, what they counted is exported a last time and the
 buffer's file is removed.
 """
 
