@@ -209,7 +209,7 @@ static PyObject *instrument_new(PyTypeObject *type, PyObject *args, PyObject *ke
     if (self == NULL)
         return NULL;
     self->owner = Py_NewRef(owner);
-    self->mapping = PyObject_GetAttrString(owner, "_handle");
+    self->mapping = PyObject_GetAttrString(owner, "_held");
     self->buffer = (struct oshm_buffer *)(uintptr_t)address;
     self->sampling = &((module_state *)PyType_GetModuleState(type))->sampling;
     self->described = Py_NewRef(described);

@@ -54,7 +54,7 @@ struct short_way {
 typedef struct {
     PyObject_HEAD
     PyObject *owner;            /* the Buffer */
-    PyObject *mapping;          /* its cdata, which unmaps when nobody has it any more */
+    PyObject *mapping;          /* held: it is unmapped when nobody has this any more */
     PyObject *described;        /* the Description */
     PyObject *name, *unit, *description, *scope; /* of it, for readers of the attributes */
     struct oshm_buffer *buffer;

@@ -22,6 +22,7 @@ from otel_shm.errors import (
     setup_error,
     why_full,
 )
+from otel_shm.held import Held
 from otel_shm.mapping import STATUS, Identity, Mapping, identity_at, map_anonymous, map_path
 from otel_shm.readings import BufferStatistics
 from otel_shm.sizes import (
@@ -136,7 +137,7 @@ class Buffer:
         if path is None:
             with Mapping.lock:
                 made = map_anonymous(checked_sizes(sizes))
-                return cls._wrap(made, made.handle(), None)
+                return cls._wrap(made, made.hold(), None)
         return cls._at(path, MEASURES, sizes, restart)
 
     @classmethod
@@ -177,24 +178,26 @@ class Buffer:
             known = cls._open.get(identity) if identity else None
             if known is not None:
                 return known
-            handle = mapping.handle() if mapping else None
-            while mapping is None or handle is None:
+            held = mapping.hold() if mapping else None
+            while mapping is None or held is None:
                 mapping = map_path(name, part, made_with, is_reset=restart == RESET)
-                handle = mapping.handle()
-            buffer = cls._wrap(mapping, handle, name)
+                held = mapping.hold()
+            buffer = cls._wrap(mapping, held, name)
             cls._open[mapping.identity] = buffer
             return buffer
 
     @classmethod
-    def _wrap(cls, mapping: Mapping, handle: Any, path: str | None) -> Buffer:
+    def _wrap(cls, mapping: Mapping, held: Held, path: str | None) -> Buffer:
         buffer = super().__new__(cls)
         buffer._mapping = mapping
-        buffer._handle = handle
+        buffer._handle = mapping.pointer
+        buffer._held = held
         buffer.path = path
         return buffer
 
     _mapping: Mapping
     _handle: Any
+    _held: Held  # keeps the handle usable; the C types have it too
     path: str | None
 
     @property

@@ -7,14 +7,13 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable
-from functools import partial
 from time import monotonic, sleep
 from typing import Any, ClassVar
 
 from otel_shm import forks
 from otel_shm._core import ffi, lib
 from otel_shm.errors import BufferPathError, setup_error
+from otel_shm.held import Held, hold
 
 #: Device and inode.
 Identity = tuple[int, int]
@@ -41,9 +40,9 @@ def _identity_of(handle: Any) -> Identity:
 
 
 class Mapping:
-    """The one mapping of a file in this process, closed when the last of its handles goes.
+    """The one mapping of a file in this process, closed when the last that holds it lets go.
 
-    The handles are counted, and not left to weak references: those die before the descriptor is
+    Who holds it is counted, and not left to weak references: those die before the descriptor is
     closed, and who opens the file in between (another thread, or a finalizer that the same garbage
     collection runs) would lose its locks to that close.
     """
@@ -52,29 +51,23 @@ class Mapping:
     of_file: ClassVar[dict[Identity, Mapping]] = {}
 
     def __init__(self, pointer: Any, part: int) -> None:
-        self._pointer = pointer
+        #: Its `struct oshm_buffer *`, for who holds it.
+        self.pointer = pointer
         #: What this process does with it: an `enum oshm_part`. The greater may do less.
         self.part = part
         self.identity = _identity_of(pointer)
         self._holders: set[object] = set()
         self.of_file[self.identity] = self
 
-    def handle(self) -> Any:
-        """One more handle, or None if it was closed meanwhile. Called with the lock held."""
+    def hold(self) -> Held:
+        """Keeps it mapped until what is returned goes; None if it was closed meanwhile. Called with the
+        lock held."""
         holder = object()
-        # A garbage collection may let the last other handle go anywhere in here.
+        # A garbage collection may let the last other holder go anywhere in here.
         self._holders.add(holder)
         if self.of_file.get(self.identity) is not self:
             return None
-        pointer = ffi.cast("struct oshm_buffer *", self._pointer)
-        return ffi.gc(pointer, lambda _: self._let_go(holder))
-
-    def hold(self) -> Callable[[], None]:
-        """Keeps it mapped until what is returned is called: for who has a handle, and needs it in its
-        own finalizer too. Those of what is garbage together run in any order."""
-        holder = object()
-        self._holders.add(holder)
-        return partial(self._let_go, holder)
+        return hold(self._let_go, holder)
 
     def _let_go(self, holder: object) -> None:
         """May run in the middle of anything, in any thread."""
@@ -82,11 +75,11 @@ class Mapping:
             self._holders.discard(holder)
             if not self._holders and self.of_file.get(self.identity) is self:
                 del self.of_file[self.identity]
-                lib.oshm_buffer_close(self._pointer)
+                lib.oshm_buffer_close(self.pointer)
 
     def after_fork(self) -> None:
         """In a forked child."""
-        lib.oshm_buffer_after_fork(self._pointer)
+        lib.oshm_buffer_after_fork(self.pointer)
 
 
 class _ReplacedError(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 
 from otel_shm._core import ffi, lib
 from otel_shm.buffer import AGGREGATION_EXPLICIT, Buffer
+from otel_shm.held import hold, hold_for_ever
 from otel_shm.readings import Found, Row
 
 _CODES = {
@@ -95,14 +96,15 @@ class Scanner:
         handle = lib.oshm_scanner_new(buffer._handle)
         if handle == ffi.NULL:
             raise MemoryError("no memory to scan the buffer")
-        self._mapping = buffer._handle  # which the scanner reads
-        self._handle = ffi.gc(handle, lib.oshm_scanner_free)
+        self._buffer = buffer
+        self._handle = handle
+        self._held = hold(lib.oshm_scanner_free, handle)
         self._count = 0
 
     def abandon(self) -> None:
         """In a forked child: a thread of the parent may be in the middle of a scan, so its memory
         is never touched again, not even to free it."""
-        ffi.gc(self._handle, None)
+        hold_for_ever(self._held)
 
     def scan(self, collection: int, reader: int = -1, delta_kinds: Iterable[int] = ()) -> list[Row]:
         """The rows of all series, in the order they were first claimed. One thread at a time.
@@ -167,7 +169,7 @@ class Scanner:
 
     def commit(self, reader: int, collection: int, now: int) -> None:
         """What the last scan for a delta reader gave counts as sent."""
-        lib.oshm_reader_commit(self._mapping, reader, collection, now)
+        lib.oshm_reader_commit(self._buffer._handle, reader, collection, now)
 
     def retire(self, collection: int, now: int) -> int:
         """Retires series that no reader needs any more, in streams that get full.
@@ -178,4 +180,4 @@ class Scanner:
 
     def interval_start(self, reader: int) -> int:
         """The end of a delta reader's last interval; 0 if it has had none."""
-        return int(lib.oshm_reader_time(self._mapping, reader))
+        return int(lib.oshm_reader_time(self._buffer._handle, reader))

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from otel_shm._core import ffi, lib
 from otel_shm.buffer import AGGREGATION_LAST, AGGREGATION_SUM, Buffer
 from otel_shm.errors import BufferFormatError
+from otel_shm.held import Held, hold
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
@@ -18,13 +17,12 @@ def _is_int64(amount: int | float) -> bool:
     return isinstance(amount, int) and _INT64_MIN <= amount <= _INT64_MAX
 
 
-def _close_stream(_mapping: Any, handle: Any) -> None:
+def _close(handle: Any, _mapping: Held) -> None:
     lib.oshm_stream_close(handle)
 
 
-def _release(let_go: Callable[[], None], target: Any) -> None:
+def _release(target: Any, _mapping: Held) -> None:
     lib.oshm_target_release(target)
-    let_go()
 
 
 class Stream:
@@ -38,14 +36,14 @@ class Stream:
         BufferFormatError: the record is damaged.
     """
 
-    __slots__ = ("_buffer", "_handle", "aggregation", "record")
+    __slots__ = ("_buffer", "_handle", "_held", "aggregation", "record")
 
     def __init__(self, buffer: Buffer, record: int) -> None:
         out = ffi.new("struct oshm_stream **")
         if lib.oshm_stream_open(buffer._handle, record, out) != lib.OSHM_OK:
             raise BufferFormatError(f"the buffer is damaged: no stream at {record}")
-        # Unmapped when nobody has it any more, so the closer holds the mapping.
-        self._handle = ffi.gc(out[0], partial(_close_stream, buffer._handle))
+        self._handle = out[0]
+        self._held = hold(_close, out[0], buffer._held)
         self._buffer = buffer
         self.record = record
         self.aggregation = buffer.record_aggregation(record) if record else AGGREGATION_SUM
@@ -60,11 +58,12 @@ class Stream:
 class Series:
     """Where one series adds: its run of slots. Held until it goes."""
 
-    __slots__ = ("_stream", "_target", "record")
+    __slots__ = ("_held", "_stream", "_target", "record")
 
     def __init__(self, stream: Stream, target: Any) -> None:
         self._stream = stream
-        self._target = ffi.gc(target, partial(_release, stream._buffer._mapping.hold()))
+        self._target = target
+        self._held = hold(_release, target, stream._buffer._held)
         #: Position of the series' record; 0 if the buffer had no room for anything.
         self.record: int = target.series
 
