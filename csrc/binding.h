@@ -21,6 +21,11 @@ enum oshm_part {
 int oshm_buffer_create(const char *path, uint64_t series, uint64_t lanes, uint64_t record_bytes,
                        enum oshm_part part, struct oshm_buffer **out);
 
+/* How large a buffer of these sizes is. *length: of its file, which is sparse; *at_first: what of it is
+ * allocated when it is made. Returns OSHM_OK or OSHM_ERROR_SIZES. */
+int oshm_buffer_extent(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t *length,
+                       uint64_t *at_first);
+
 /* Maps the buffer at path; a process that measures takes a lane of it. reset: a file that no process uses
  * is removed instead. OSHM_ERROR_REPLACED: it was, or is just now, so once more, please. */
 int oshm_buffer_attach(const char *path, int reset, enum oshm_part part, struct oshm_buffer **out);

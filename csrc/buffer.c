@@ -18,6 +18,10 @@
 #include "lanes.h"
 #include "lock.h"
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8u /* in C libraries since 2.38 */
+#endif
+
 /* Works out where everything lies. Returns: OSHM_OK or OSHM_ERROR_SIZES. */
 static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t page,
                     struct oshm_geometry *at)
@@ -49,6 +53,19 @@ static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint
     at->lanes = at->mailboxes + oshm_round_up(mailbox_bytes, page);
     at->baselines = at->lanes + lanes * at->lane_bytes;
     at->file_bytes = at->baselines + 2 * OSHM_READERS * at->lane_bytes;
+    return OSHM_OK;
+}
+
+int oshm_buffer_extent(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t *length,
+                       uint64_t *at_first)
+{
+    struct oshm_geometry at;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    int status = geometry(series, lanes, record_bytes, page, &at);
+    if (status != OSHM_OK)
+        return status;
+    *length = at.file_bytes;
+    *at_first = at.index;
     return OSHM_OK;
 }
 
@@ -111,13 +128,24 @@ void oshm_buffer_close(struct oshm_buffer *buffer)
     errno = saved;
 }
 
+/* A file that nobody can name. Kernels since 6.3 want to be told that it is not to be executed, and some
+ * containers forbid any other; older kernels know no such flag. */
+static int open_anonymous(void)
+{
+    int file = memfd_create("otel_shm", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (file < 0 && errno == EINVAL)
+        file = memfd_create("otel_shm", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return file;
+}
+
 /* Where a new file is made before it has its name. Without O_TMPFILE (some network and overlay file
- * systems) a temporary name beside the path stands in: *temporary, to be unlinked. */
+ * systems), or without /proc, by which it gets its name, a temporary name beside the path stands in:
+ * *temporary, to be unlinked. */
 static int open_nameless(const char *path, char temporary[PATH_MAX])
 {
     temporary[0] = 0;
     if (path == NULL)
-        return memfd_create("otel_shm", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        return open_anonymous();
     const char *slash = strrchr(path, '/');
     int length = slash ? (int)(slash - path) + 1 : 0;
     if (strlen(path) + 8 > PATH_MAX) {
@@ -125,7 +153,11 @@ static int open_nameless(const char *path, char temporary[PATH_MAX])
         return -1;
     }
     snprintf(temporary, PATH_MAX, "%.*s.", length, path);
-    int file = open(temporary, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int file = -1;
+    if (access("/proc/self/fd", X_OK) == 0)
+        file = open(temporary, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    else
+        errno = EOPNOTSUPP;
     if (file >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)) {
         temporary[0] = 0;
         return file;

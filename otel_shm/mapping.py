@@ -137,8 +137,17 @@ def _map(function: Any, path: str | None, *options_and_part: int) -> Mapping:
             ffi.errno,
             lib.OSHM_VERSION,
             is_looked_at=part == lib.OSHM_READS,
+            **_extent(options_and_part[:-1]),
         )
     return Mapping(out[0], part)
+
+
+def _extent(sizes: tuple[int, ...]) -> dict[str, int]:
+    """How large a buffer is that could not be made; {} if it was to be attached."""
+    length, at_first = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    if len(sizes) != 3 or lib.oshm_buffer_extent(*sizes, length, at_first) != lib.OSHM_OK:
+        return {}
+    return {"length": length[0], "at_first": at_first[0]}
 
 
 def _after_fork_in_child() -> None:

@@ -229,12 +229,12 @@ def test_file_of_another_user_is_refused(shm: Path) -> None:
     Buffer(path, **SMALL)
     gc.collect()
     os.chown(path, NOBODY, NOBODY)
-    assert "belongs to another user" in str(refusal(BufferPathError, path))
+    assert f"belongs to another user (uid {NOBODY})" in str(refusal(BufferPathError, path))
 
 
 @as_root
 def test_no_permission_is_said(shm: Path, processes: Processes) -> None:
-    """Without permission for the file, or for the directory, the error is the system's own."""
+    """Without permission for file or directory: the system's error, and who would need what."""
     path = shm / "buffer"
     Buffer(path, **SMALL)
     shm.chmod(0o755)
@@ -242,12 +242,21 @@ def test_no_permission_is_said(shm: Path, processes: Processes) -> None:
     def as_nobody() -> list[tuple[int | None, str]]:
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        errors = [refusal(BufferPathError, path), refusal(BufferPathError, shm / "new")]
+        errors = [refusal(BufferPathError, at) for at in (path, shm / "new", closed / "new")]
         return [(error.errno, str(error)) for error in errors]  # type: ignore[attr-defined]
 
-    for number, text in processes.fork(as_nobody).result():
+    closed = shm / "closed"
+    closed.mkdir(mode=0o700)
+    of_file, of_directory, of_closed = processes.fork(as_nobody).result()
+    for number, text in (of_file, of_directory, of_closed):
         assert number == errno.EACCES
         assert "Permission denied" in text
+    assert (
+        f"(uid 0): all processes of a buffer run as one user, and this one is uid {NOBODY}"
+        in (of_file[1])
+    )
+    assert f"uid {NOBODY} may make no file in '{shm}'" in of_directory[1]
+    assert f"uid {NOBODY} may not enter '{closed}'" in of_closed[1]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +277,7 @@ def test_path_that_cannot_be_is_said(shm: Path, name: str, number: int) -> None:
     assert isinstance(error, OSError)
     assert error.errno == number
     assert os.strerror(number) in str(error)
+    assert (f"no directory '{shm}/missing'" in str(error)) == (number == errno.ENOENT)
     assert os.listdir(shm) == ["file"]
 
 
@@ -314,7 +324,8 @@ def test_full_file_system_is_said(tmp_path: Path) -> None:
 
     number, text, left = in_small_tmpfs(tmp_path, "4k", create)
     assert number == errno.ENOSPC
-    assert "make room" in text
+    assert " KiB and grows with its series" in text
+    assert "make room in" in text
     assert "smaller" in text
     assert left == []
 
@@ -330,7 +341,8 @@ def test_file_size_limit_is_said(shm: Path, processes: Processes) -> None:
 
     number, text = processes.fork(create).result()
     assert number == errno.EFBIG
-    assert "raise the limit" in text
+    assert " MiB long" in text
+    assert "raise the limit of a file's length (ulimit -f)" in text
     assert os.listdir(shm) == []
 
 
