@@ -59,7 +59,7 @@ class Lane(NamedTuple):
     """A lane that was ever owned."""
 
     number: int
-    pid: int  # of its last owner; as the kernel tells it here, else as the owner saw itself
+    pid: int  # of its last owner; -1 if it lives, and its pid is not known in this pid namespace
     is_live: bool
     generation: int  # how many processes have owned it
     answers: bool  # it has callbacks or exemplars
@@ -170,8 +170,10 @@ class Inspection:
             and lib.oshm_lane_entry(self._handle, number, entry) == lib.OSHM_OK
         ):
             pid = _owner(self.buffer, lib.OSHM_LOCK_LANES + number, 1)
-            known = pid if pid > 0 else entry.pid
-            found.append(Lane(number, known, pid != 0, entry.generation, entry.publishes != 0))
+            # What the living see themselves as may be somebody else here.
+            found.append(
+                Lane(number, pid or entry.pid, pid != 0, entry.generation, entry.publishes != 0)
+            )
             number += 1
         return found
 

@@ -18,7 +18,7 @@ from otel_shm.command.arguments import seconds
 from otel_shm.command.child import block_signals, is_told_to_end
 from otel_shm.command.closing import export_a_last_time
 from otel_shm.command.readers import readers_from_environment
-from otel_shm.command.texts import pid_text, say
+from otel_shm.command.texts import process_text, say
 from otel_shm.errors import BufferPathError, OtelShmError
 from otel_shm.inspection import collector_pid, is_at_its_path, is_measured_in
 from otel_shm.outside import OutsideExporter
@@ -84,8 +84,7 @@ def _export(buffer: Buffer) -> bool:
     while not told and (is_at_its_path(buffer) or is_measured_in(buffer)):
         before, collects = collects, exporter.acquire()
         if collects != before:
-            pid = collector_pid(buffer)
-            who = "this process" if collects else f"process {pid_text(pid)}"
+            who = "this process" if collects else process_text(collector_pid(buffer))
             say(NAME, f"buffer {buffer.path!r} is collected by {who}")
         told = is_told_to_end(_POLL_SECONDS)
     export_a_last_time(exporter, NAME)

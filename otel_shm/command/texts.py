@@ -105,6 +105,13 @@ def pid_text(pid: int) -> str:
     return "-" if pid == 0 else "?" if pid < 0 else str(pid)
 
 
+def process_text(pid: int) -> str:
+    """A process, in a sentence."""
+    if pid < 0:
+        return "a process of another container (pid namespace)"
+    return f"process {pid}" if pid else "another process"
+
+
 def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
     """Rows in columns, the first row the heading.
 
