@@ -163,16 +163,41 @@ def test_a_directory_that_is_not_ours_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Anybody may make directories in /dev/shm: one that others may enter is passed over."""
-    shared, runtime = tmp_path / "shared", tmp_path / "runtime"
+    shared, runtime, temporary = (tmp_path / name for name in ("shared", "runtime", "temporary"))
     taken = shared / f"otel_shm-{os.geteuid()}"
-    taken.mkdir(parents=True, mode=0o755)
+    for place in (shared, temporary):
+        (place / taken.name).mkdir(parents=True, mode=0o755)
     monkeypatch.setattr(places, "SHARED_MEMORY", shared)
+    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(BufferPathError, match=r"alone.*--path"):
         places.private_directory()
     runtime.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     assert places.private_directory() == runtime / taken.name
+
+
+def test_without_shared_memory_a_buffer_is_in_the_temporary_directory(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is said where, is private whatever the umask, is listed, and is gone at the end."""
+    monkeypatch.setattr(places, "SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    before = os.umask(0o777)
+    try:
+        run = commands.start("run", "sh", "-c", SHOW, environment=SILENT)
+    finally:
+        os.umask(before)
+    directory = tmp_path / f"otel_shm-{os.geteuid()}"
+    assert run.said() == (
+        f"otel-shm run: no directory in memory may be written, so the buffer is in '{directory}'"
+    )
+    path = Path(run.line())
+    assert (path.parent, directory.stat().st_mode & 0o777) == (directory, 0o700)
+    assert places.buffers(None) == [path]
+    assert run.end(signal.SIGTERM) == (128 + signal.SIGTERM, "", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

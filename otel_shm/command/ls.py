@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="DIRECTORY",
         help="look here, and in the otel_shm-* directories in it; may be given several times "
-        "(default: /dev/shm and $XDG_RUNTIME_DIR)",
+        "(default: /dev/shm, $XDG_RUNTIME_DIR and $TMPDIR)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -24,9 +24,9 @@ from otel_shm.command.arguments import seconds
 from otel_shm.command.child import Child, block_signals, is_told_to_end, start_status
 from otel_shm.command.closing import export_a_last_time
 from otel_shm.command.instrumented import instrument
-from otel_shm.command.places import private_directory, remove_if_private
+from otel_shm.command.places import is_in_memory, private_directory, remove_if_private
 from otel_shm.command.readers import readers_from_environment
-from otel_shm.command.texts import pid_text, say
+from otel_shm.command.texts import process_text, say
 from otel_shm.environment import OTEL_SHM_PATH, OTEL_SHM_RESTART, buffer_options
 from otel_shm.errors import OtelShmError
 from otel_shm.inspection import collector_pid, is_measured_in
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument(
         "--path",
-        help="of the buffer (default: OTEL_SHM_PATH, else a new one in a private directory in memory)",
+        help="of the buffer (default: OTEL_SHM_PATH, else a new one in a private directory, in memory if "
+        "there may be one)",
     )
     parser.add_argument(
         "--grace",
@@ -97,7 +98,12 @@ def _private_buffer(command: list[str], settings: dict[str, Any]) -> Buffer:
     name = f"{Path(command[0]).name}-{secrets.token_hex(4)}"
     while True:
         with suppress(FileNotFoundError):  # another supervisor's end took the directory away
-            return Buffer.outside(private_directory() / name, COLLECTS, settings)
+            directory = private_directory()
+            buffer = Buffer.outside(directory / name, COLLECTS, settings)
+            break
+    if not is_in_memory(directory):
+        say(NAME, f"no directory in memory may be written, so the buffer is in {str(directory)!r}")
+    return buffer
 
 
 def _buffer(path: str | os.PathLike[str], settings: dict[str, Any]) -> Buffer:
@@ -111,8 +117,8 @@ def _exporter(buffer: Buffer) -> OutsideExporter | None:
         return None
     exporter = OutsideExporter(buffer, readers)
     if not exporter.acquire():
-        pid = pid_text(collector_pid(buffer))
-        raise OtelShmError(f"buffer {buffer.path!r} is collected by process {pid} already")
+        who = process_text(collector_pid(buffer))
+        raise OtelShmError(f"buffer {buffer.path!r} is collected by {who} already")
     return exporter
 
 
