@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from namespaces import mount, unshare
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -174,13 +172,14 @@ def in_small_tmpfs(directory: Path, size: str, work: Callable[[Path], Any]) -> A
     """
 
     def mounted() -> Any:
-        refused = _unshare_mounts()
+        refused = unshare()
         if refused is None:
             place = directory / "small"
             place.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            refused = done.stderr if done.returncode else None
+            try:
+                mount("tmpfs", str(place), "tmpfs", options=f"size={size},mode=0700")
+            except OSError as error:
+                refused = str(error)
         return ("refused", refused) if refused else ("answer", work(place))
 
     with Processes() as started:
@@ -188,25 +187,3 @@ def in_small_tmpfs(directory: Path, size: str, work: Callable[[Path], Any]) -> A
     if what == "refused":
         pytest.skip(f"no tmpfs can be mounted here: {answer}")
     return answer
-
-
-def _unshare_mounts() -> str | None:
-    """Gives this process mounts of its own, as a user namespace's root if need be.
-
-    Returns: None, or why it cannot.
-    """
-    new_mounts, new_users, private = 0x00020000, 0x10000000, 0x4000 | 0x40000
-    libc = ctypes.CDLL(None, use_errno=True)
-    uid, gid = os.geteuid(), os.getegid()
-    if libc.unshare(new_mounts if uid == 0 else new_mounts | new_users):
-        return f"unshare: {os.strerror(ctypes.get_errno())}"
-    if uid != 0:
-        maps = {"setgroups": "deny", "uid_map": f"0 {uid} 1", "gid_map": f"0 {gid} 1"}
-        try:
-            for file, text in maps.items():
-                Path("/proc/self", file).write_text(text)
-        except OSError as error:
-            return str(error)
-    if libc.mount(b"none", b"/", None, private, None):
-        return f"mount: {os.strerror(ctypes.get_errno())}"
-    return None
