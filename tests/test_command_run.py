@@ -22,6 +22,7 @@ from serving import assert_one_series, is_running
 from test_servers import gunicorn
 
 from otel_shm.command import places
+from otel_shm.command import run as run_command
 from otel_shm.errors import BufferPathError
 
 __all__ = ["commands", "shm"]  # fixtures: found by their names in this module
@@ -197,6 +198,24 @@ def test_without_shared_memory_a_buffer_is_in_the_temporary_directory(
     assert (path.parent, directory.stat().st_mode & 0o777) == (directory, 0o700)
     assert places.buffers(None) == [path]
     assert run.end(signal.SIGTERM) == (128 + signal.SIGTERM, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_another_supervisor_takes_away(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The last one out removes it; who is about to use it makes it once more."""
+    monkeypatch.setattr(places, "SHARED_MEMORY", tmp_path)
+    is_taken_away = iter([True, True, False])
+
+    def private_directory() -> Path:
+        directory = places.private_directory()
+        if next(is_taken_away):
+            directory.rmdir()
+        return directory
+
+    monkeypatch.setattr(run_command, "private_directory", private_directory)
+    assert commands.run("run", "true", environment=SILENT) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 
 

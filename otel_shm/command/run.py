@@ -10,9 +10,9 @@ buffer's file is removed.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,7 +28,7 @@ from otel_shm.command.places import is_in_memory, private_directory, remove_if_p
 from otel_shm.command.readers import readers_from_environment
 from otel_shm.command.texts import process_text, say
 from otel_shm.environment import OTEL_SHM_PATH, OTEL_SHM_RESTART, buffer_options
-from otel_shm.errors import OtelShmError
+from otel_shm.errors import BufferPathError, OtelShmError
 from otel_shm.inspection import collector_pid, is_measured_in
 from otel_shm.outside import OutsideExporter
 
@@ -40,6 +40,7 @@ DESCRIPTION = (
     "the exit status is COMMAND's, or 128 + the signal that killed it."
 )
 _POLL_SECONDS = 0.02
+_ATTEMPTS = 100
 # One port for all: the supervisor's.
 _PULLED = "prometheus"
 
@@ -96,11 +97,15 @@ def work(options: argparse.Namespace) -> int:
 
 def _private_buffer(command: list[str], settings: dict[str, Any]) -> Buffer:
     name = f"{Path(command[0]).name}-{secrets.token_hex(4)}"
-    while True:
-        with suppress(FileNotFoundError):  # another supervisor's end took the directory away
+    for attempt in range(_ATTEMPTS):
+        try:
             directory = private_directory()
             buffer = Buffer.outside(directory / name, COLLECTS, settings)
             break
+        except BufferPathError as error:
+            # Another supervisor's end took the directory away.
+            if error.errno != errno.ENOENT or attempt == _ATTEMPTS - 1:
+                raise
     if not is_in_memory(directory):
         say(NAME, f"no directory in memory may be written, so the buffer is in {str(directory)!r}")
     return buffer
