@@ -124,13 +124,18 @@ class Collector:
                 time.sleep(0.02)
 
 
-@pytest.fixture
-def otlp_collector(tmp_path: Path) -> Iterator[Collector]:
-    """A collector of this test's own, listening on free ports of this machine."""
+def agent() -> Path:
+    """The collector's program. Skips the test if it is not installed."""
     package = importlib.util.find_spec("rotel")
     if package is None or package.origin is None:
         pytest.skip("needs the package rotel")
-    collector = Collector(Path(package.origin).with_name("rotel-agent"), tmp_path)
+    return Path(package.origin).with_name("rotel-agent")
+
+
+@pytest.fixture
+def otlp_collector(tmp_path: Path) -> Iterator[Collector]:
+    """A collector of this test's own, listening on free ports of this machine."""
+    collector = Collector(agent(), tmp_path)
     yield collector
     collector.stop()
 
