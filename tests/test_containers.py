@@ -76,6 +76,23 @@ def test_default_sizes_fit_into_64_megabytes(containers: Containers) -> None:
     assert allocated < 2**20
 
 
+def filled_up() -> tuple[int, int]:
+    """Fills records and slots of a buffer. Returns: the bytes of it in memory, and on tmpfs."""
+    buffer = Buffer(PATH)
+    histogram = meter_of(buffer).create_histogram("size", explicit_bucket_boundaries_advisory=[1])
+    for n in range(33_000):
+        histogram.record(1, {"n": n, "long": "x" * 450})
+    assert buffer.statistics.overflowed > 0
+    return buffer.statistics.allocated_bytes, PATH.stat().st_blocks * 512
+
+
+def test_a_full_buffer_fits_into_64_megabytes(containers: Containers) -> None:
+    """Of default sizes it takes 21 MiB, and 4 more for each process."""
+    allocated, on_tmpfs = containers.run(Container(shm="64m"), filled_up)
+    assert on_tmpfs == allocated
+    assert 16 * 2**20 < allocated <= (21 + 4) * 2**20
+
+
 def flooded() -> tuple[int | float, int, list[str]]:
     """Counts sets of attributes while others fill up the shared memory, to the last page."""
     said: list[str] = []
