@@ -87,7 +87,8 @@ static int place(const struct oshm_stream *stream, struct oshm_key *key, int mea
         int status = oshm_record_claim(buffer, key, &position, &state);
         /* Read again, and so judged again: a hostile process may have written meanwhile. */
         if (status == OSHM_OK && (oshm_record_get(buffer, position, &record, &ignored) != OSHM_OK ||
-                                  record.slots < stream->slots || pass == OSHM_CLAIM_PASSES))
+                                  record.type != OSHM_SERIES || record.slots < stream->slots ||
+                                  pass == OSHM_CLAIM_PASSES))
             status = OSHM_DAMAGED;
         if (status != OSHM_OK) {
             free(places);
