@@ -24,7 +24,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from otlp_collector import Collector, Point, agent, otlp_collector
-from processes import Processes, processes, until
+from processes import PATIENCE, Processes, processes, until
 
 import otel_shm
 from otel_shm.command import main
@@ -68,8 +68,12 @@ class Service:
         self.pid, self.lane = self._answer()
 
     def _answer(self) -> Any:
-        assert self._requests.poll(60), "the service is stuck"
-        return self._requests.recv()
+        assert self._requests.poll(PATIENCE), "the service is stuck"
+        try:
+            return self._requests.recv()
+        except EOFError:
+            self.running.result()  # tells what was raised
+            raise
 
     def count(self, count: int) -> None:
         """Has it count, and waits until it has."""
