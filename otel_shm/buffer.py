@@ -84,14 +84,6 @@ def position_of(identity: int) -> int:
     return identity & (1 << _POSITION_BITS) - 1
 
 
-def value_of(row: Any) -> int | float | None:
-    """The value of a row of the core; None if it has none."""
-    if not row.has_value:
-        return None
-    value: int | float = row.float_value if row.is_float else row.int_value
-    return value
-
-
 def _check_restart(restart: str) -> None:
     if restart not in (RESUME, RESET):
         raise BufferRestartError(f"restart must be {RESUME!r} or {RESET!r}, not {restart!r}")
@@ -369,7 +361,9 @@ class Buffer:
         header = lib.oshm_buffer_header(self._handle)
         if lib.oshm_series_read(self._handle, series, header.collection, row) != lib.OSHM_OK:
             return None
-        return value_of(row)
+        if not row.has_value:
+            return None
+        return float(row.float_value) if row.is_float else int(row.int_value)
 
     def collector_acquire(self, *, leaving: bool = False) -> bool:
         """Becomes, or makes sure to be, the process that collects. Never blocks.

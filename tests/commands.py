@@ -178,3 +178,8 @@ def otel_shm(
         check=False,
         **options,
     )
+
+
+def children(pid: int) -> set[int]:
+    """The child processes there are now."""
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
