@@ -110,6 +110,7 @@ class Collector:
         # One collection at a time: the scanner is for one thread.
         self._lock = threading.Lock()
         self._observing = threading.Lock()
+        self._last_observed = 0  # collection
         self._questions = Questions(self._buffer)
         self._adoption = threading.Lock()
         self._scanner = Scanner(self._buffer)
@@ -242,6 +243,7 @@ class Collector:
             collection = self._publisher.begin_collection()
             try:
                 self._observe(collection, deadline)
+                self._publisher.has_observed(collection)
             except MetricsTimeoutError:
                 if not self._is_leaving:
                     raise
@@ -272,6 +274,8 @@ class Collector:
 
     def _observe(self, collection: int, deadline: float) -> None:
         with self._observing:
+            # Another thread may have come first with a later one, of which this is as true.
+            self._last_observed = collection = max(collection, self._last_observed)
             for observable in list(self._observables):
                 remaining = (deadline - monotonic()) * 1e3
                 if remaining <= 0:

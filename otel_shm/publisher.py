@@ -47,6 +47,8 @@ class Publisher:
         self._thread: threading.Thread | None = None
         # The last collections that this process has begun: the thread may be behind.
         self._own: deque[int] = deque(maxlen=_OWN_REMEMBERED)
+        self._served = 0  # the last collection that the thread has come to
+        self._answered = 0
 
     def after_fork(self) -> None:
         """In a forked child: the thread stayed with the parent."""
@@ -63,7 +65,7 @@ class Publisher:
             if self._thread is not None:
                 return
             # What began before now is not for this process to answer.
-            last = self._buffer.last_collection
+            self._served = last = self._buffer.last_collection
             thread = threading.Thread(
                 target=_run,
                 args=(weakref.ref(self), self._buffer, last),
@@ -103,19 +105,35 @@ class Publisher:
         return self._thread is thread
 
     def serve(self, collection: int) -> None:
-        """Answers to a collection."""
+        """Answers to a collection, unless this process has begun it and all since it came to one."""
         answer = self._answer()
         if answer is None:
             return  # it goes just now
-        message = b""
         with self._turn:
-            is_own = collection in self._own
-        if not is_own:
-            try:
-                message = answer(collection)
-            except Exception:
-                _logger.exception("A process could not answer to a collection.")
-        answers.answer(self._buffer, collection, message)
+            own = sum(self._served < number <= collection for number in self._own)
+            is_own = own >= collection - self._served
+            self._served = collection
+        if is_own:
+            return
+        message = b""
+        try:
+            message = answer(collection)
+        except Exception:
+            _logger.exception("A process could not answer to a collection.")
+        self._note(collection, message)
+
+    def has_observed(self, collection: int) -> None:
+        """This process has observed for a collection of its own. What it says so of is not lost to
+        others' collections when it is late for those."""
+        self._note(collection, b"")
+
+    def _note(self, collection: int, message: bytes) -> None:
+        with self._lock:
+            if self._thread is None:
+                return  # nobody is to wait for it
+            if collection > self._answered or message:
+                self._answered = max(self._answered, collection)
+                answers.answer(self._buffer, self._answered, message)
 
 
 def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:

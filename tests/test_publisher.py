@@ -3,10 +3,27 @@
 
 from __future__ import annotations
 
-from buffers import SMALL
+import os
+import signal
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 
+import pytest
+from buffers import SMALL
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from points import values
+from processes import Processes, processes, until
+
+from otel_shm import MeterProvider, collector
 from otel_shm.buffer import Buffer
 from otel_shm.publisher import Publisher
+
+__all__ = ["processes"]  # a fixture: found by its name in this module
+
+Make = Callable[..., MeterProvider]
 
 
 class Answering:
@@ -30,3 +47,47 @@ def test_own_collections_are_not_answered() -> None:
     for collection in (own[0], own[1], theirs, own[2]):
         publisher.serve(collection)
     assert answering.asked == [theirs]
+
+
+def test_theirs_behind_an_own_one_is_answered() -> None:
+    """The thread comes to the last one only, which then stands for another process's before it."""
+    buffer, answering = Buffer(**SMALL), Answering()
+    publisher = Publisher(buffer, answering.answer)
+    publisher.serve(publisher.begin_collection())
+    buffer.begin_collection()
+    own = publisher.begin_collection()
+    publisher.serve(own)
+    assert answering.asked == [own]
+
+
+class Asked(InMemoryMetricReader):
+    """A reader that answers whoever asks, whether or not its process is the collector."""
+
+    __module__ = "opentelemetry.exporter.prometheus.tests"  # which is how it is known
+
+
+def test_a_collector_that_stops_in_its_callbacks_keeps_its_last_values(
+    make_provider: Make, buffer_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has answered to its own collection only when it has observed: others see what it said last."""
+    monkeypatch.setattr(collector, "_MAX_ANSWER_MILLIS", 100)
+
+    def work() -> None:
+        reader, calls = InMemoryMetricReader(), count()
+        provider = MeterProvider([reader], buffer=buffer_path, shutdown_on_exit=False)
+
+        def callback(_options: CallbackOptions) -> list[Observation]:
+            if next(calls) == 1:
+                time.sleep(0.1)  # for the thread to go wrong in
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return [Observation(5)]
+
+        provider.get_meter("m").create_observable_gauge("g", [callback])
+        reader.get_metrics_data()
+        reader.get_metrics_data()
+
+    child = processes.fork(work)
+    until(lambda: os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOHANG))
+    reader = Asked()
+    make_provider(reader, buffer=buffer_path)
+    assert values(reader) == {"{}": 5}
