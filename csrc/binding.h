@@ -158,8 +158,9 @@ int oshm_collector_acquire(struct oshm_buffer *buffer, int leaving);
 /* 1 if the process that holds the collector lock will still export what was added up to now. */
 int oshm_collector_stays(const struct oshm_buffer *buffer);
 
-/* Gives the collector lock up. */
-void oshm_collector_release(struct oshm_buffer *buffer);
+/* Gives the collector lock up. exported: all readers of this process collected, to the end, since it began
+ * to leave. */
+void oshm_collector_release(struct oshm_buffer *buffer, int exported);
 
 /* Begins a collection. Returns: its number, which observables are stamped with. */
 uint64_t oshm_collection_begin(struct oshm_buffer *buffer);

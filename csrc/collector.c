@@ -10,7 +10,9 @@
  *
  * Nor should the exports of processes that leave together queue up. A leaving process notes the number
  * of the last collection begun; if the lock then comes to it from one whose first collection while
- * leaving was a later one, the exports of all its readers had everything, and none is left to make.
+ * leaving was a later one, the exports of all its readers had everything, and none is left to make. A process
+ * that has none left to make itself does not say so of its own: of its readers some may have collected once
+ * more by themselves before it found out, and others not.
  */
 #include "lanes.h"
 #include "lock.h"
@@ -42,12 +44,12 @@ int oshm_collector_stays(const struct oshm_buffer *buffer)
     return atomic_load(&buffer->header->collector_state) == OSHM_COLLECTOR_ACTIVE;
 }
 
-void oshm_collector_release(struct oshm_buffer *buffer)
+void oshm_collector_release(struct oshm_buffer *buffer, int exported)
 {
     if (!buffer->collecting)
         return;
     buffer->collecting = false;
-    if (buffer->leaving_collection != 0)
+    if (exported && buffer->leaving_collection != 0)
         atomic_store(&buffer->header->last_export, buffer->leaving_collection); /* seq_cst */
     atomic_store(&buffer->header->collector_state, OSHM_COLLECTOR_NONE);
     oshm_lock_release(buffer, OSHM_LOCK_COLLECTOR);

@@ -381,9 +381,13 @@ class Buffer:
         """True if all that a process exported while it left was collected after this one."""
         return bool(lib.oshm_collector_exported_since(self._handle, collection))
 
-    def collector_release(self) -> None:
-        """Lets another process collect."""
-        lib.oshm_collector_release(self._handle)
+    def collector_release(self, *, exported: bool = False) -> None:
+        """Lets another process collect.
+
+        Args:
+            exported: all readers of this process collected, to the end, since it began to leave.
+        """
+        lib.oshm_collector_release(self._handle, exported)
 
     @property
     def last_collection(self) -> int:

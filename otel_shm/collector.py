@@ -217,12 +217,17 @@ class Collector:
         """Until `retire` there is nothing to collect: another process has exported it."""
         self._rests = True
 
-    def retire(self) -> None:
-        """After the provider's shutdown: collects when asked, but keeps no other process from it."""
+    def retire(self, *, exported: bool) -> None:
+        """After the provider's shutdown: collects when asked, but keeps no other process from it.
+
+        Args:
+            exported: no reader failed.
+        """
+        exported = exported and not self._rests
         self._is_retired = True
         self._publisher.stop()
         self._rests = False
-        self._buffer.collector_release()
+        self._buffer.collector_release(exported=exported)
 
     def _complain_if_lost(self) -> None:
         if not self._said_lost and self._buffer.is_lost:

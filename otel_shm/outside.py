@@ -92,10 +92,12 @@ class OutsideExporter:
         self._collector.leave()
         if not self._collector.acquire():
             self._collector.rest()  # another process collects, and goes on
+        exported = True
         for reader in self._readers:
             try:
                 remaining: Any = max(0.0, (deadline - monotonic()) * 1e3)
                 reader.shutdown(timeout_millis=remaining)
             except Exception:
+                exported = False
                 _logger.exception("%s could not be shut down.", type(reader).__name__)
-        self._collector.retire()
+        self._collector.retire(exported=exported)

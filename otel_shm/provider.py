@@ -295,10 +295,12 @@ class MeterProvider(api.MeterProvider):
         deadline = monotonic() + timeout_millis / 1e3
         if self._readers:
             self._wait_to_leave(deadline)
+        exported = False
         try:
             errors = self._for_each_reader("shutdown", (deadline - monotonic()) * 1e3)
+            exported = not errors
         finally:
-            self._collector.retire()
+            self._collector.retire(exported=exported)
         if self._at_exit is not None:
             self._at_exit.cancel()
             self._at_exit = None

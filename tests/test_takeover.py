@@ -242,3 +242,57 @@ def test_each_of_several_exporters_gets_everything(
     first.shutdown()
     other.result()
     assert [recorded(log)[-1].value for log in logs] == [11, 11]
+
+
+def test_an_export_of_one_reader_is_not_taken_for_all(
+    buffer_path: Path, tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has nothing left to export, but a reader that ticks once more, says nothing of its others."""
+    logs = [tmp_path / "first", tmp_path / "second"]
+    held, waits, begun = (tmp_path / name for name in ("held", "waits", "begun"))
+    late, done = tmp_path / "late", tmp_path / "done"
+
+    def provider() -> tuple[otel_shm.MeterProvider, PeriodicExportingMetricReader]:
+        readers = [PeriodicExportingMetricReader(Recorder(log), NEVER) for log in logs]
+        made = otel_shm.MeterProvider(readers, buffer=buffer_path, shutdown_on_exit=False)
+        return made, readers[0]
+
+    def make_last_exports() -> None:
+        buffer = otel_shm.Buffer(buffer_path)
+        assert buffer.collector_acquire(leaving=True)
+        held.touch()
+        until(waits.exists)
+        buffer.begin_collection()
+        begun.touch()
+        until(late.exists)
+        buffer.collector_release(exported=True)
+
+    def leave_before() -> None:
+        leaving, first = provider()
+
+        def tick(_seconds: float) -> None:
+            waits.touch()
+            until(leaving._collector.acquire)
+            first.collect()
+
+        monkeypatch.setattr("otel_shm.provider.sleep", tick)
+        until(held.exists)
+        leaving.shutdown()
+        done.touch()
+
+    def leave_behind() -> None:
+        leaving, _ = provider()
+
+        def wait(_seconds: float) -> None:
+            late.touch()
+            until(done.exists)
+
+        monkeypatch.setattr("otel_shm.provider.sleep", wait)
+        until(begun.exists)
+        leaving.get_meter("m").create_counter("c").add(1)
+        leaving.shutdown()
+
+    children = [processes.fork(work) for work in (make_last_exports, leave_before, leave_behind)]
+    for child in children:
+        child.result()
+    assert [[line.value for line in recorded(log)][-1:] for log in logs] == [[1], [1]]
