@@ -241,6 +241,10 @@ class Collector:
         self, reader: MetricReader, registered: _Registered, deadline: float
     ) -> MetricsData | None:
         patience = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
+        if self._is_leaving and not self._is_retired:
+            # A periodic reader gives its last collection its interval as timeout. That one is not lost
+            # because another reader's waits for callbacks or answers for longer.
+            patience = max(patience, (_MAX_CALLBACK_MILLIS + _MAX_ANSWER_MILLIS) / 1e3)
         if not self._lock.acquire(timeout=patience):
             raise MetricsTimeoutError("Timed out while waiting for another collection")
         begun = monotonic()

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
-from points import values
+from points import points_of, values
 from processes import Gate, Processes, processes, until
 from recording import NEVER, Recorder, recorded
 
@@ -296,3 +297,29 @@ def test_an_export_of_one_reader_is_not_taken_for_all(
     for child in children:
         child.result()
     assert [[line.value for line in recorded(log)][-1:] for log in logs] == [[1], [1]]
+
+
+def test_the_last_collection_waits_for_another_one(
+    make_provider: Make, reader: InMemoryMetricReader
+) -> None:
+    """However short its timeout, it is not lost because another reader's takes longer just then."""
+    slow = InMemoryMetricReader()
+    provider = make_provider(reader, slow)
+    meter = provider.get_meter("m")
+    meter.create_counter("c").add(1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold_up(_options: CallbackOptions) -> list[Observation]:
+        begun.set()
+        go_on.wait()
+        return []
+
+    meter.create_observable_gauge("g", [hold_up])
+    other = threading.Thread(target=slow.collect)
+    other.start()
+    begun.wait()
+    threading.Timer(0.2, go_on.set).start()
+    provider._collector.leave()
+    found = provider._collector.collect(reader, timeout_millis=10)
+    assert [point.value for point in points_of(found)] == [1]
+    other.join()
