@@ -73,7 +73,7 @@ class Deltas:
 
     def __init__(self, exports: Sequence[Export], totals: Sequence[Export], kills: Kills) -> None:
         self._exports = exports
-        self._began = {p.name: p.start for export in totals for p in export.points}
+        self._began = {p.name: p.start or 0 for export in totals for p in export.points}
         self._kills = kills
         self.lost = 0  # intervals that were lost before they were written down, at least
         self.sums: Counter[str] = Counter()
@@ -83,11 +83,15 @@ class Deltas:
         """Each interval starts where the one before it ended; adds all of them up."""
         end: int | None = None
         for export in self._exports:
-            starts = {point.start for point in export.points if point.start}
+            starts = {point.start for point in export.points if point.start is not None}
             times = {point.time for point in export.points}
             if not starts:
                 continue
-            if end is not None and starts != {end}:
+            if end is None:
+                # The beat is older than all workers, so it is in the first interval that there was.
+                end = self._began[BEAT]
+                starts = {point.start or 0 for point in export.points if point.name == BEAT}
+            if starts != {end}:
                 start = min(starts)
                 if len(starts) > 1 or start < end:
                     yield f"after {end} comes an interval from {starts}"

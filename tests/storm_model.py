@@ -80,6 +80,8 @@ class Model:
             if spec.rule in ("sum", "live_sum"):
                 low, high = self._observed_bounds(place, spec, settled=True)
                 found = [point.value for point in points if point.name == spec.name]
+                if not found and not self._is_waited_for(place):
+                    continue
                 if len(found) != 1 or not low <= found[0] <= high:
                     yield f"{spec.name}: {found} is not within {low} and {high}"
             elif (
@@ -236,6 +238,13 @@ class Model:
         """True if at a quiet point a worker's observables are as they are in its ledger."""
         alive = worker in self._surely and worker not in self._after.stopped
         return alive and self._workers[worker].is_ready
+
+    def _is_waited_for(self, place: int) -> bool:
+        """True if somebody surely has observed in time, or did so before: not those that share lane 0."""
+        return any(
+            entry.lane != 0 and worker in self._surely and entry.told(place)[0]
+            for worker, entry in self._before.entries.items()
+        )
 
     def _observed_by(self, place: int, spec: Spec) -> list[tuple[int, list[Number | None]]]:
         """By the lanes of the living: the values that they may have."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import random
@@ -72,6 +73,11 @@ class Weather(NamedTuple):
         return Path(self.place, "ledger")
 
     @property
+    def log(self) -> Path:
+        """What all of them logged."""
+        return Path(self.place, "log")
+
+    @property
     def cumulative(self) -> Path:
         """What the readers exported that want totals."""
         return Path(self.place, "cumulative")
@@ -84,6 +90,12 @@ class Weather(NamedTuple):
 
 def _provider(weather: Weather, readers: list[Any], shutdown_on_exit: bool) -> MeterProvider:
     collector._MAX_ANSWER_MILLIS = ANSWER_MILLIS
+    logging.basicConfig(
+        filename=weather.log,
+        level=logging.WARNING,
+        force=True,
+        format="%(process)d %(asctime)s.%(msecs)03d %(levelname)s %(message)s",
+    )
     aggregation = ExponentialBucketHistogramAggregation(max_size=40)
     return MeterProvider(
         readers,

@@ -22,12 +22,15 @@ SEEDS = [int(seed) for seed in os.environ.get("OTEL_SHM_STORM_SEEDS", "").split(
 
 def play(storm: Storm, rounds: int) -> None:
     """Three looks under load and one at a quiet point are a round."""
-    for _ in range(rounds):
-        for _ in range(3):
-            storm.under_load(5)
-        storm.quiet()
-    storm.end()
-    print(storm.happened)
+    try:
+        for _ in range(rounds):
+            for _ in range(3):
+                storm.under_load(5)
+            storm.quiet()
+        storm.end()
+    finally:
+        print(storm.happened)  # for whoever has to find out why it failed
+        print(storm.logged())
 
 
 @pytest.mark.parametrize("seed", SEEDS or [1])
