@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ledger import SPECS
+from ledger import SPECS, owner_of
 from storm_sink import Export, Seen
 from storm_workers import BEAT
 
@@ -60,6 +60,23 @@ def cumulative_faults(exports: Sequence[Export], lanes: int) -> Iterator[str]:
                 yield f"{point.name}: {before.value}, then {point.value}"
             if point.counts and before.counts and point.counts.count < before.counts.count:
                 yield f"{point.name}: {before.counts.count} measured, then {point.counts.count}"
+
+
+def values_of_the_dead(exports: Sequence[Export], ends: Mapping[int, int]) -> Iterator[str]:
+    """What gauges say is of workers that had not ended when it was collected.
+
+    Args:
+        exports: of any reader.
+        ends: when each worker was gone, by the wall clock; not of those whose values stay.
+    """
+    for export in exports:
+        for point in export.points:
+            spec = SPECS.get(point.name)
+            if spec is None or spec.kind != "gauge" or spec.rule in ("last", "live_sum"):
+                continue
+            worker, _ = owner_of(spec, point.value)
+            if ends.get(worker, point.time) < point.time:
+                yield f"{point.name}: {worker} ended {ends[worker]}, collected {point.time}"
 
 
 class Deltas:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
-from handover import Deltas, Kill, cumulative_faults, one_at_a_time
+from handover import Deltas, Kill, cumulative_faults, one_at_a_time, values_of_the_dead
 from ledger import LEAVE, MEASURED, ORDER, PAUSED, RUN, WORKERS, Ledger
 from processes import PATIENCE, Process, Processes, until
 from storm_model import Model, Moment
@@ -38,7 +38,8 @@ class _Worker:
         self.number = number
         self.process = process
         self.is_now = _Is.RUNNING
-        self.gone_since = 0
+        self.gone_since = 0  # by the monotonic clock
+        self.ended = 0  # by the wall clock
         self.goes_on_in = 0  # steps, when it is stopped
 
 
@@ -120,6 +121,7 @@ class Storm:
     def _gone(self, worker: _Worker) -> None:
         worker.is_now = _Is.GONE
         worker.gone_since = time.monotonic_ns()
+        worker.ended = time.time_ns()
 
     def _order(self, worker: _Worker, order: int) -> None:
         self._ledger.row(worker.number).words[ORDER] = order
@@ -253,8 +255,13 @@ class Storm:
             before = self._moment()
             leaving = self._those(_Is.RUNNING)
             self._chance.shuffle(leaving)
+            exporter = last_exporter(self._weather.cumulative)
+            leaving.sort(key=lambda worker: worker.process.pid != exporter)
             for worker in leaving:
                 self.recycle(worker)
+                if worker.process.pid == exporter:
+                    # Time to begin its last export, which will not have what the others measure yet.
+                    time.sleep(self._chance.choice((0.01, 0.02, 0.03)))
                 time.sleep(self._chance.choice((0, 0.005)))
             for worker in leaving:
                 worker.process.result()
@@ -270,6 +277,9 @@ class Storm:
         _nothing(one_at_a_time(totals, self._kills), "cumulative")
         _nothing(one_at_a_time(deltas, self._kills), "delta")
         _nothing(cumulative_faults(totals, self._weather.lanes), "cumulative")
+        ends = {worker.number: worker.ended for worker in self._workers}
+        own = {number: ends[number] for number, entry in moment.entries.items() if entry.lane != 0}
+        _nothing(values_of_the_dead(totals + deltas, own), "cumulative and delta")
         added = Deltas(deltas, totals, self._kills)
         _nothing(added.faults(), "delta")
         # The last one out has exported what is in the buffer.
