@@ -93,6 +93,10 @@ static struct numbers read_run(const struct oshm_known *series, const oshm_slot 
     return out;
 }
 
+/* Collections for which an observation in lane 0 counts: who observes there has no entry to answer in, so
+ * nobody waits for it. */
+#define LAST_IN_LANE_0 8
+
 /* True if the owner of a lane has observed a series, in this collection or, if it has not answered to
  * that, in the last one that it answered to. */
 static bool is_observed(const struct oshm_folding *folding, uint64_t lane, uint64_t stamp)
@@ -100,10 +104,12 @@ static bool is_observed(const struct oshm_folding *folding, uint64_t lane, uint6
     const oshm_lane *entry = &folding->buffer->lane_table[lane];
     if (stamp >= folding->collection)
         return true;
+    if (lane == 0)
+        return stamp != 0 && folding->collection - stamp <= LAST_IN_LANE_0;
     if (lane == folding->buffer->lane)
         return false; /* who scans has run its callbacks, whether or not it noted an answer to itself */
     uint64_t answered = atomic_load_explicit(&entry->answered, memory_order_acquire);
-    return stamp != 0 && lane != 0 && stamp >= answered && answered < folding->collection &&
+    return stamp != 0 && stamp >= answered && answered < folding->collection &&
            atomic_load_explicit(&entry->publishes, memory_order_relaxed) != 0;
 }
 

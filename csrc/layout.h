@@ -177,7 +177,8 @@ enum oshm_aggregation {
 };
 
 /* How the lanes of a series fold into its value. A live lane has a value if that was set, or observed in
- * this collection; of a process that did not answer in time, in the last one that it answered to. */
+ * this collection; of a process that did not answer in time, in the last one that it answered to; of one
+ * without a lane, in one of the last few. */
 enum oshm_fold {
     OSHM_SUM = 1,      /* all lanes, dead processes included */
     OSHM_LIVE_SUM = 2, /* lane 0 and lanes of live processes */

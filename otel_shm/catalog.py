@@ -12,7 +12,14 @@ from google.protobuf.message import DecodeError
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_shm.attributes import decode_attributes
-from otel_shm.buffer import AGGREGATION_EXPLICIT, HISTOGRAM, Buffer
+from otel_shm.buffer import (
+    AGGREGATION_EXPLICIT,
+    COUNTER,
+    HISTOGRAM,
+    LIVE_SUM,
+    OBSERVABLE_COUNTER,
+    Buffer,
+)
 from otel_shm.errors import OtelShmError
 from otel_shm.folds import WORKER
 from otel_shm.metadata import scope_from_key
@@ -21,6 +28,7 @@ from otel_shm.readings import Row
 from otel_shm.streams import StreamIdentity, aggregated, stream_from_key
 
 _logger = logging.getLogger(__name__)
+_MONOTONIC = frozenset({COUNTER, OBSERVABLE_COUNTER})
 _UNREADABLE = (OtelShmError, DecodeError, struct.error, ValueError)
 
 
@@ -30,8 +38,14 @@ class Stream(NamedTuple):
     instrument: int  # its record
     scope: InstrumentationScope
     kind: int
+    fold: int
     identity: StreamIdentity
     advised: tuple[float, ...] | None  # boundaries, by its instrument
+
+    @property
+    def is_monotonic(self) -> bool:
+        """True if its sums never fall: not even when a process dies."""
+        return self.kind in _MONOTONIC and self.fold != LIVE_SUM
 
     def suits(self, settings: ReaderSettings) -> bool:
         """True if a reader with these settings gets it: others have another default aggregation."""
@@ -131,6 +145,7 @@ class Catalog:
             instrument,
             self._scopes.get(scope) or scope_from_key(buffer.record_key(scope)),
             kind,
+            buffer.record_fold(record),
             identity,
             advised,
         )

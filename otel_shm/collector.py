@@ -359,7 +359,9 @@ class Collector:
                     name=name,
                     description=description,
                     unit=unit,
-                    data=data(identity, kind, points, settings.temporality[kind], now),
+                    data=data(
+                        identity, stream.is_monotonic, points, settings.temporality[kind], now
+                    ),
                 )
             )
         return [

@@ -24,7 +24,6 @@ from otel_shm.readings import Row
 from otel_shm.streams import Aggregated, StreamIdentity
 
 OVERFLOW_ATTRIBUTES: dict[str, Any] = {"otel.metric.overflow": True}
-_MONOTONIC = frozenset({rules.COUNTER, rules.OBSERVABLE_COUNTER})
 
 Data = Sum | Gauge | Histogram | ExponentialHistogram
 
@@ -139,7 +138,7 @@ def _dense(counts: dict[int, int]) -> tuple[int, list[int]]:
 
 def data(
     stream: StreamIdentity,
-    kind: int,
+    is_monotonic: bool,
     readings: Sequence[Reading],
     temporality: AggregationTemporality,
     now: int,
@@ -148,9 +147,9 @@ def data(
 
     Args:
         stream: whose they are.
-        kind: of its instrument.
+        is_monotonic: it never falls, if it is a sum.
         readings: its rows.
-        temporality: that the reader wants of that kind.
+        temporality: that the reader wants of its kind.
         now: end of the interval, in nanoseconds since 1970.
     """
     how = stream.aggregated
@@ -158,7 +157,7 @@ def data(
         return Sum(
             data_points=_numbers(readings, now),
             aggregation_temporality=temporality,
-            is_monotonic=kind in _MONOTONIC,
+            is_monotonic=is_monotonic,
         )
     if how.aggregation == rules.AGGREGATION_LAST:
         return Gauge(data_points=_numbers(readings, now, is_gauge=True))

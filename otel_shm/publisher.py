@@ -123,8 +123,8 @@ class Publisher:
         self._note(collection, message)
 
     def has_observed(self, collection: int) -> None:
-        """This process has observed for a collection of its own. What it says so of is not lost to
-        others' collections when it is late for those."""
+        """This process has observed for a collection of its own. In others' collections that it is late
+        for, what it observed then still counts."""
         self._note(collection, b"")
 
     def _note(self, collection: int, message: bytes) -> None:

@@ -285,11 +285,14 @@ class Storm:
         # The last one out has exported what is in the buffer.
         at_the_end = {point.name: point.value for point in points if ".sum." in point.name}
         exported = {point.name: point.value for point in totals[-1].points}
-        assert at_the_end.keys() <= measured
+        if len(own) == len(
+            moment.entries
+        ):  # else what was observed in lane 0 counts for a little longer
+            assert at_the_end.keys() <= measured
         missing = [
             f"{name}: {value}, but {exported.get(name)} was exported"
             for name, value in at_the_end.items()
-            if exported.get(name) != value
+            if name in measured and exported.get(name) != value
         ]
         _nothing(iter(missing), "at the end")
         _nothing(Model(before, moment).faults(totals[-1].points), "in the last export")

@@ -221,6 +221,8 @@ def test_sums(provider: MeterProvider, reader: InMemoryMetricReader) -> None:
     alive, dead = measured(provider, reader, measure)
     assert alive == {f"{kind}.{rule}": SUMS[rule][0] for kind in "cu" for rule in SUMS}
     assert dead == {f"{kind}.{rule}": SUMS[rule][1] for kind in "cu" for rule in SUMS}
+    monotonic = {point.name for point in points_of(reader.get_metrics_data()) if point.monotonic}
+    assert monotonic == {"c.sum"}, "what a dead process leaves makes the others fall"
 
 
 def test_observables(provider: MeterProvider, reader: InMemoryMetricReader) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from buffers import claim, claim_stream, shm
+from buffers import SMALL, claim, claim_stream, shm
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from points import values
-from processes import Gate, Processes, processes
+from points import points_of, values
+from processes import Gate, Processes, processes, until
 
 import otel_shm
 from otel_shm import buffer as rules
@@ -196,6 +196,40 @@ def test_processes_without_a_lane_share_one(buffer: Buffer, processes: Processes
     assert counter.observe(0) == 111_111
     os.close(reader)
     os.close(writer)
+
+
+def test_processes_without_a_lane_are_heard(shm: Path, processes: Processes) -> None:
+    """What their callbacks say comes with the next collection, and goes a few after they stop."""
+    path = shm / "buffer"
+    keeper = Buffer(path, **{**SMALL, "lanes": 2})  # in the only lane
+    tell, told = os.pipe()
+
+    def run() -> None:
+        provider = otel_shm.MeterProvider(buffer=path, shutdown_on_exit=False)
+        meter = provider.get_meter("m")
+        meter.create_observable_counter("sum", [lambda _: [Observation(10)]])
+        meter.create_observable_gauge("gauge", [lambda _: [Observation(7)]])
+        assert provider.buffer.lane == 0
+        os.write(told, b".")
+        signal.pause()
+
+    children = [processes.fork(run) for _ in range(2)]
+    for _ in children:
+        assert os.read(tell, 1) == b"."
+    reader = InMemoryMetricReader()
+    provider = otel_shm.MeterProvider([reader], buffer=path, shutdown_on_exit=False)
+    assert provider.buffer.lane == keeper.lane == 1
+
+    def found() -> dict[str, int | float]:
+        return {point.name: point.value for point in points_of(reader.get_metrics_data())}
+
+    until(lambda: found() == {"sum": 20, "gauge": 7})
+    for child in children:
+        child.kill()
+    until(lambda: found() == {})
+    provider.shutdown()
+    os.close(tell)
+    os.close(told)
 
 
 def observe_by_path(path: Path, kind: int, amount: int | None) -> int:
