@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -103,6 +104,7 @@ class Processes:
             code = 1
             try:
                 os.close(reader)
+                gc.freeze()  # what the parent has is none of the child's garbage
                 _answer(writer, work, *arguments)
                 code = 0
             except BaseException:

@@ -74,6 +74,8 @@ def test_concurrent_safe_add_in_a_finalizer_and_a_gc_callback() -> None:
         counter.add(1, {"from": phase, "n": seen["gc"] % 50})
 
     before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()  # what other tests left makes collections long, and nothing else
     gc.callbacks.append(callback)
     gc.set_threshold(10, 2, 2)
     try:
