@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,80 @@ def test_another_takes_over_from_a_killed_collector(
     assert len(set(exporting)) == 4
     assert lines[-1].value == 1111
     assert len({(line.instance, line.start) for line in lines}) == 1
+
+
+def test_a_stopped_collector_stays_the_collector(
+    buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """For as long as it may be in the middle of an export nobody else begins one; nothing is lost."""
+    (stopped, stop), (added, say) = os.pipe(), os.pipe()
+
+    def collect() -> None:
+        provider = fellow(buffer_path, log, 5)
+        provider.get_meter("m").create_counter("c").add(1)
+        threading.Event().wait()  # for ever: it is killed here
+
+    def add() -> None:
+        until(lambda: recorded(log))  # so it is not this process that collects
+        provider = fellow(buffer_path, log)
+        os.read(stopped, 1)
+        provider.get_meter("m").create_counter("c").add(10)
+        for _ in range(20):
+            provider.force_flush()
+        os.write(say, b".")
+        threading.Event().wait()
+
+    collector, other = processes.fork(collect), processes.fork(add)
+    until(lambda: recorded(log))
+    os.kill(collector.pid, signal.SIGSTOP)
+    os.write(stop, b".")
+    assert os.read(added, 1) == b"."
+    assert {(line.pid, line.value) for line in recorded(log)} == {(collector.pid, 1)}
+    os.kill(collector.pid, signal.SIGCONT)
+    until(lambda: recorded(log)[-1].value == 11)
+    lines = recorded(log)
+    assert {line.pid for line in lines} == {collector.pid}
+    assert len({(line.instance, line.start) for line in lines}) == 1
+    assert not other.is_answered
+    for end in (stopped, stop, added, say):
+        os.close(end)
+
+
+def test_a_collector_that_leaves_in_the_middle_of_an_export(
+    buffer_path: Path, log: Path, processes: Processes
+) -> None:
+    """What it was sending is sent once, and the next one goes on."""
+    (exporting, begin), (going_on, go_on) = os.pipe(), os.pipe()
+
+    def collect() -> None:
+        def hold_up() -> None:
+            if not recorded(log):
+                os.write(begin, b".")
+                os.read(going_on, 1)
+
+        provider = otel_shm.MeterProvider(
+            [PeriodicExportingMetricReader(Recorder(log, hold_up), 5)],
+            buffer=buffer_path,
+            shutdown_on_exit=False,
+        )
+        provider.get_meter("m").create_counter("c").add(1)
+        provider.shutdown()
+
+    def add() -> None:
+        os.read(exporting, 1)
+        provider = fellow(buffer_path, log)
+        provider.get_meter("m").create_counter("c").add(10)
+        os.write(go_on, b".")
+        provider.shutdown()
+
+    children = [processes.fork(collect), processes.fork(add)]
+    for child in children:
+        child.result()
+    for end in (exporting, begin, going_on, go_on):
+        os.close(end)
+    sent = [line.value for line in recorded(log)]
+    assert (sent[0], sent[-1], sorted(sent)) == (1, 11, sent)
+    assert len({(line.instance, line.start) for line in recorded(log)}) == 1
 
 
 def exports_within(path: Path, log: Path) -> None:
