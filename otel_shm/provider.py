@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.util.types import Attributes
 
-from otel_shm import forks, inherited_reader, self_metrics
+from otel_shm import forks, inherited_process, inherited_reader, self_metrics
 from otel_shm.buffer import Buffer
 from otel_shm.collector import Collector
 from otel_shm.disabled import DisabledMeter
@@ -364,7 +364,9 @@ def _before_fork() -> None:
 
 def _after_fork_in_child() -> None:
     MeterProvider._registered_lock = threading.RLock()
-    for provider in list(_all_providers):
+    if providers := list(_all_providers):
+        inherited_process.renew()  # before one of them begins to answer
+    for provider in providers:
         provider._after_fork()
 
 
