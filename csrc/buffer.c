@@ -287,12 +287,8 @@ static int check_file(struct oshm_buffer *buffer)
     if (!S_ISREG(info.st_mode))
         return OSHM_ERROR_NOT_REGULAR;
     /* Who may read it may look, whosever it is. */
-    if (buffer->part != OSHM_READS) {
-        if (info.st_uid != geteuid())
-            return OSHM_ERROR_OWNER;
-        if (info.st_mode & (S_IRWXG | S_IRWXO))
-            return OSHM_ERROR_MODE;
-    }
+    if (buffer->part != OSHM_READS && info.st_uid != geteuid())
+        return OSHM_ERROR_OWNER;
     /* Read, not mapped: a short file would fault. */
     ssize_t got = pread(buffer->file, (void *)&header, sizeof header, 0);
     if (got < 0)
@@ -301,6 +297,9 @@ static int check_file(struct oshm_buffer *buffer)
         return OSHM_ERROR_SHORT;
     if (header.magic != OSHM_MAGIC)
         return OSHM_ERROR_MAGIC;
+    /* Said of a buffer only: nobody is to change the mode of another file. */
+    if (buffer->part != OSHM_READS && info.st_mode & (S_IRWXG | S_IRWXO))
+        return OSHM_ERROR_MODE;
     if (atomic_load_explicit(&header.version, memory_order_relaxed) != OSHM_VERSION)
         return OSHM_ERROR_VERSION;
     buffer->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);

@@ -106,6 +106,8 @@ def setup_error(
     if status in _FORMAT_ERRORS:
         what = _FORMAT_ERRORS[status].format(version=version)
         advice = "" if is_looked_at else ". Remove the file, or use another path."
+        if advice and status == "OSHM_ERROR_MAGIC":
+            advice = ", and is left as it is: give another path"
         return BufferFormatError(f"{where} {what}{advice}")
     if status in _PATH_ERRORS:
         return BufferPathError(f"{where} {_PATH_ERRORS[status]}")

@@ -188,12 +188,15 @@ def test_other_length_is_refused(shm: Path, cut: bool, added: int, why: str) -> 
     assert why in str(refusal(BufferFormatError, path))
 
 
-def test_text_file_is_refused_and_kept(shm: Path) -> None:
-    """A file of somebody else's is not overwritten."""
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_text_file_is_refused_and_kept(shm: Path, mode: int) -> None:
+    """A file of somebody else's is not overwritten, and nobody is told to change or remove it."""
     path = shm / "notes.txt"
-    path.touch(mode=0o600)
+    path.touch()
+    path.chmod(mode)
     path.write_text("not a buffer\n" * 1000)
-    assert "is not an otel_shm buffer" in str(refusal(BufferFormatError, path))
+    said = str(refusal(BufferFormatError, path))
+    assert said.endswith("is not an otel_shm buffer, and is left as it is: give another path")
     assert path.read_text() == "not a buffer\n" * 1000
 
 
