@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A WSGI app under gunicorn: four workers, one total.
 
-    gunicorn --chdir examples --workers 4 --preload gunicorn_wsgi:app
+    cd examples
+    gunicorn --workers 4 --preload gunicorn_wsgi:app
 
 With `--preload` gunicorn's master imports this file before it forks, so its workers share the buffer, and
 the master exports. Without it, name a buffer for the workers to meet at: OTEL_SHM_PATH=/dev/shm/my-shop.

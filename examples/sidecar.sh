@@ -6,6 +6,7 @@
 #     python examples/receiver.py     # in another terminal: shows what is exported
 #     sh examples/sidecar.sh
 
+cd "$(dirname "$0")" || exit
 export OTEL_SHM_PATH="${OTEL_SHM_PATH:-/dev/shm/my-shop}"
 
 # In a session of its own: Ctrl-C is for the service, after which this one is ended.
@@ -13,7 +14,7 @@ setsid otel-shm export --wait "$OTEL_SHM_PATH" &
 sidecar=$!
 
 OTEL_PYTHON_METER_PROVIDER=otel_shm OTEL_METRICS_EXPORTER=none \
-    gunicorn --chdir "$(dirname "$0")" --workers 4 api_only:app &
+    gunicorn --workers 4 api_only:app &
 service=$!
 
 # Told to end, the service ends first, so that the sidecar's last export has everything.

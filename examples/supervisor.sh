@@ -6,4 +6,5 @@
 #     python examples/receiver.py     # in another terminal: shows what is exported
 #     sh examples/supervisor.sh
 
-exec otel-shm run -- gunicorn --chdir "$(dirname "$0")" --workers 4 api_only:app
+cd "$(dirname "$0")" || exit
+exec otel-shm run -- gunicorn --workers 4 api_only:app

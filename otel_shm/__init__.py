@@ -11,6 +11,16 @@ reader.collect()        in the collector process
   └ scan: new records, fold lanes → rows → MetricsData → any SDK reader and exporter
 """
 
+try:
+    import otel_shm._core  # noqa: F401  if it is not there that is to be said
+except ModuleNotFoundError as _error:
+    if _error.name != "otel_shm._core":
+        raise
+    raise ImportError(
+        f"otel_shm is not compiled in {__path__[0]!r}: if that is its source tree, start in another "
+        "directory to use the installed package, or `pip install --editable` the tree"
+    ) from None
+
 from otel_shm.buffer import Buffer
 from otel_shm.errors import (
     BufferFormatError,

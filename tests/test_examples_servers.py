@@ -39,14 +39,16 @@ GUNICORN = "GUNICORN_CMD_ARGS=--bind=fd://{fd} --no-control-socket"
 
 
 def command(example: str, program: str, *environment: str) -> list[str]:
-    """The line of an example's explanation that starts a program, run from the project's folder.
+    """The line of an example's explanation that starts a program, run in the project's folder,
+    or in the one that it changes to.
 
     Nothing but the example chooses the provider.
     """
     text = (ROOT / "examples" / example).read_text()
+    folder = ROOT.joinpath(*re.findall(r"^ {4}cd (\w+)$", text, re.MULTILINE))
     (line,) = re.findall(rf"^#? {{4,}}({program} .*)$", text, re.MULTILINE)
     path = f"PATH={SCRIPTS}:{os.environ['PATH']}"
-    started = ["env", f"--chdir={ROOT}", "--unset=OTEL_PYTHON_METER_PROVIDER", path, *environment]
+    started = ["env", f"--chdir={folder}", "--unset=OTEL_PYTHON_METER_PROVIDER", path, *environment]
     return [*started, *shlex.split(line, comments=True)]
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import inspect
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,18 @@ def test_entry_point() -> None:
         group="opentelemetry_meter_provider", name="otel_shm"
     )
     assert callable(entry.load())
+
+
+def test_source_tree_that_is_not_compiled(tmp_path: Path) -> None:
+    """Found before the installed package, as gunicorn does in a clone, it says what to do."""
+    (tmp_path / "otel_shm").mkdir()
+    shutil.copy(otel_shm.__file__, tmp_path / "otel_shm")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import otel_shm"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"otel_shm is not compiled in '{tmp_path}/otel_shm'" in done.stderr
+    assert "start in another directory" in done.stderr
