@@ -16,14 +16,10 @@ import os
 from typing import Any
 
 from otel_shm.errors import BufferSizeError
+from otel_shm.sizes import RANGES, variable_of
 
 OTEL_SHM_PATH = "OTEL_SHM_PATH"
 OTEL_SHM_RESTART = "OTEL_SHM_RESTART"
-_SIZES = {
-    "series": "OTEL_SHM_SERIES",
-    "lanes": "OTEL_SHM_LANES",
-    "record_bytes": "OTEL_SHM_RECORD_BYTES",
-}
 
 
 def buffer_options(
@@ -40,7 +36,8 @@ def buffer_options(
     """
     given = {"series": series, "lanes": lanes, "record_bytes": record_bytes}
     sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
-    for name, variable in _SIZES.items():
+    for name in RANGES:
+        variable = variable_of(name)
         text = os.environ.get(variable, "").strip()
         if name in sizes or not text:
             continue

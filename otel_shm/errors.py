@@ -100,9 +100,7 @@ def setup_error(
     """
     where = f"buffer {path!r}" if path else "anonymous buffer"
     if status == "OSHM_ERROR_SIZES":
-        return BufferSizeError(
-            f"{where}: series must be 1 to {2**24}, lanes 2 to 4096, record_bytes 4096 to {2**36}"
-        )
+        return BufferSizeError(f"{where}: a size is out of range")  # told apart in `otel_shm.sizes`
     if status in _FORMAT_ERRORS:
         what = _FORMAT_ERRORS[status].format(version=version)
         advice = "" if is_looked_at else ". Remove the file, or use another path."

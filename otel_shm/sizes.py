@@ -15,13 +15,29 @@ DEFAULT_SIZES = {
 }
 
 
+RANGES = {
+    "series": (1, 2**24),
+    "lanes": (2, 4096),
+    "record_bytes": (4096, 2**36),
+}
+
+
 def checked_sizes(sizes: dict[str, int]) -> list[int]:
-    """The sizes as the core takes them. Which of them are too small or large, it says itself.
+    """The sizes as the core takes them, which has the same ranges.
 
     Raises:
-        BufferSizeError: one is no positive whole number.
+        BufferSizeError: one is no whole number, or out of range.
     """
     for option, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
-            raise BufferSizeError(f"{option} must be a positive whole number, not {size!r}")
+        least, most = RANGES[option]
+        if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= most:
+            raise BufferSizeError(
+                f"{option} ({variable_of(option)}) must be a whole number from {least} to {most}, "
+                f"not {size!r}"
+            )
     return list(sizes.values())
+
+
+def variable_of(option: str) -> str:
+    """The environment variable of a size."""
+    return f"OTEL_SHM_{option.upper()}"

@@ -314,6 +314,9 @@ def test_size_out_of_range_is_said(shm: Path, sizes: dict[str, Any]) -> None:
         with pytest.raises(BufferSizeError) as raised:
             Buffer(path, **{**SMALL, **sizes})
         assert isinstance(raised.value, ValueError)
+        ((option, size),) = sizes.items()
+        assert str(raised.value).startswith(f"{option} (OTEL_SHM_{option.upper()}) must be ")
+        assert str(raised.value).endswith(f", not {size!r}")
     assert os.listdir(shm) == []
 
 

@@ -217,7 +217,7 @@ def test_a_directory_that_another_supervisor_takes_away(
         ("OTEL_METRICS_EXPORTER", "nonsense", "no installed package offers that exporter"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "pigeon", "must be one of"),
         ("OTEL_SHM_SERIES", "many", "must be a whole number"),
-        ("OTEL_SHM_LANES", "1", "lanes 2 to 4096"),
+        ("OTEL_SHM_LANES", "1", "OTEL_SHM_LANES) must be a whole number from 2 to 4096, not 1"),
         ("OTEL_SHM_PATH", "/no/such/directory/buffer", "No such file or directory"),
         ("OTEL_SHM_PATH", "/dev/null", "is not a regular file"),
         ("OTEL_CONFIG_FILE", "config.yaml", "is not read here"),

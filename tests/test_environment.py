@@ -216,7 +216,7 @@ def test_bad_sizes(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BufferSizeError) as raised:
         MeterProvider(shutdown_on_exit=False)
     assert isinstance(raised.value, (ValueError, OtelShmError))
-    assert name.removeprefix("OTEL_SHM_").lower() in str(raised.value).lower()
+    assert name in str(raised.value)
 
 
 def test_errors_of_a_path(tmp_path: Path) -> None:
