@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from types import BuiltinFunctionType
 
 from otel_shm import answers
 from otel_shm.buffer import Buffer
@@ -19,6 +20,7 @@ from otel_shm.buffer import Buffer
 _logger = logging.getLogger(__name__)
 _OWN_REMEMBERED = 256
 _SLEEP_MILLIS = 1000  # and then it looks whether it is still wanted
+_GREEN_POLL_SECONDS = 0.02
 
 #: answer(collection) -> message for the collector process.
 Answer = Callable[[int], bytes]
@@ -136,9 +138,22 @@ class Publisher:
                 answers.answer(self._buffer, self._answered, message)
 
 
+def _threads_are_green() -> bool:
+    """True where gevent or eventlet has put greenlets in the place of threads: one that sleeps in C would
+    stop all others of its process."""
+    name = "_start_joinable_thread"  # since Python 3.13
+    start = getattr(threading, name, None) or getattr(threading, "_start_new_thread", None)
+    return not isinstance(start, BuiltinFunctionType)
+
+
 def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:
+    pause = threading.Event() if _threads_are_green() else None
     while True:
-        collection = answers.wait_for_collection(buffer, last, _SLEEP_MILLIS)
+        if pause is None:
+            collection = answers.wait_for_collection(buffer, last, _SLEEP_MILLIS)
+        else:
+            pause.wait(_GREEN_POLL_SECONDS)
+            collection = buffer.last_collection
         publisher = reference()
         if publisher is None or not publisher.is_served_by(threading.current_thread()):
             return

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def test_theirs_behind_an_own_one_is_answered() -> None:
     own = publisher.begin_collection()
     publisher.serve(own)
     assert answering.asked == [own]
+
+
+def test_greenlets_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other functions start threads, as with gevent, it does not sleep outside of Python."""
+    names = [
+        name for name in ("_start_joinable_thread", "_start_new_thread") if hasattr(threading, name)
+    ]
+    for name in names:
+        monkeypatch.setattr(threading, name, partial(getattr(threading, name)))
+    monkeypatch.delattr("otel_shm.answers.wait_for_collection")
+    buffer, answering = Buffer(**SMALL), Answering()
+    publisher = Publisher(buffer, answering.answer)
+    publisher.start()
+    collection = buffer.begin_collection()
+    until(lambda: answering.asked)
+    publisher.stop()
+    assert answering.asked == [collection]
 
 
 class Asked(InMemoryMetricReader):

@@ -21,13 +21,18 @@ __all__ = ["otlp_collector", "shm"]  # fixtures: found by their names in this mo
 
 @contextmanager
 def gunicorn(
-    folder: Path, endpoint: str, *options: str, launcher: Sequence[str] = (), **environment: str
+    folder: Path,
+    endpoint: str,
+    *options: str,
+    launcher: Sequence[str] = (),
+    app: str = "web:app",
+    **environment: str,
 ) -> Iterator[Server]:
     """The service with three workers; started by a launcher if one is given."""
     # fmt: off
     command = [
         *launcher,
-        PYTHON, "-m", "gunicorn", "web:app",
+        PYTHON, "-m", "gunicorn", app,
         "--bind=fd://{fd}", "--workers=3", "--no-control-socket",
         "--log-level=warning", "--timeout=60", "--graceful-timeout=20",
     ]
@@ -64,6 +69,29 @@ def test_total_is_exact(
         ) as server:
             server.load(100)
             assert receiver.wait_for(lambda: receiver.total("requests") == 100, PATIENCE)
+            server.load(100)
+            server.stop()
+        assert_one_series(receiver, 200)
+
+
+@pytest.mark.slow
+def test_greenlets(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """What answers to the collector is a greenlet too, and keeps no request waiting."""
+    option, environment = sharing
+    with Receiver() as receiver:
+        with gunicorn(
+            tmp_path,
+            receiver.endpoint,
+            option,
+            "--worker-class=gevent",
+            app="web_observed:app",
+            OTEL_METRIC_EXPORT_INTERVAL="50",
+            **environment,
+        ) as server:
+            server.load(100)
+            assert receiver.wait_for(lambda: receiver.total("requests") == 100, PATIENCE)
+            workers = 3 + (option == "--preload")
+            assert receiver.wait_for(lambda: receiver.total("workers") == workers, PATIENCE)
             server.load(100)
             server.stop()
         assert_one_series(receiver, 200)
