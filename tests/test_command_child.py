@@ -15,6 +15,8 @@ import pytest
 from commands import APPS, OTEL_SHM, SILENT, Commands, children, commands, otel_shm
 from processes import PATIENCE
 
+from otel_shm.command import child as child_module
+
 __all__ = ["commands"]  # fixtures: found by their names in this module
 
 PYTHON = sys.executable
@@ -123,3 +125,15 @@ def test_the_first_process_of_a_container_buries_orphans() -> None:
         check=True,
     )
     assert done.stdout == "0\n"
+
+
+def test_an_end_that_another_thread_was_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without SIGCHLD it is noticed all the same."""
+    waits = []
+
+    def nothing(seconds: float | None = None) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(child_module, "next_signal", nothing)
+    assert child_module.Child(["sh", "-c", "exit 7"], dict(os.environ), set()).wait() == 7
+    assert None not in waits

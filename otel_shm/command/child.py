@@ -29,6 +29,8 @@ PASSED_ON = frozenset(
 ENDING = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM})
 _WAITED_FOR = PASSED_ON | {signal.SIGCHLD}
 _FROM_KERNEL = 0x80  # SI_KERNEL
+# A thread that was there before signals were blocked, of who started the interpreter, may take SIGCHLD.
+_LOOK_SECONDS = 1.0
 # What the interpreter ignores would stay ignored in the command.
 _IGNORED_HERE = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -96,10 +98,8 @@ class Child:
     def wait(self) -> int:
         """Passes signals on until it ends. Returns: its exit status, or 128 + what killed it."""
         while self._status is None:
-            came = next_signal()
-            if came is None:
-                continue
-            if came.number == signal.SIGCHLD:
+            came = next_signal(_LOOK_SECONDS)
+            if came is None or came.number == signal.SIGCHLD:
                 self._reap()
             elif not self._has_it_too(came):
                 os.kill(self.pid, came.number)
