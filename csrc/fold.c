@@ -211,8 +211,11 @@ static bool subtract(const struct oshm_folding *folding, const struct oshm_known
     write_word(&new[OSHM_FLOAT], real_now);
     __int128 difference = now->whole - (int64_t)whole;
     double rest = now->is_float ? now->real - (real ? oshm_word_float(real) : 0.0) : 0.0;
-    if (series->kind == OSHM_OBSERVABLE_COUNTER && rest + (double)difference < 0)
-        put_numbers(row, now->whole, now->real, now->is_float); /* counting began anew */
+    /* A live_sum falls because a process died: what that one had is taken off, as with any sum that may
+     * fall. Else counting began anew. */
+    if (series->kind == OSHM_OBSERVABLE_COUNTER && series->fold != OSHM_LIVE_SUM &&
+        rest + (double)difference < 0)
+        put_numbers(row, now->whole, now->real, now->is_float);
     else
         put_numbers(row, difference, rest, now->is_float);
     return difference != 0 || real != real_now;

@@ -252,3 +252,28 @@ def test_share_of_a_dead_process_is_taken_off(make_provider: Make, processes: Pr
     forked.result()
     assert values(reader) == {exact({}): -10}
     assert values(reader) == {}
+
+
+def test_share_of_a_dead_process_is_taken_off_an_observed_one(
+    make_provider: Make, processes: Processes
+) -> None:
+    """A live_sum of an ObservableCounter falls by what the dead process had: it is not counted anew."""
+    reader, stay, now = all_deltas(), Gate(), [5]
+    provider = make_provider(reader)
+    observed = Gate()
+    provider.get_meter("m").create_observable_counter(
+        "c", [lambda _: [Observation(now[0])]], fold="live_sum"
+    )
+    assert values(reader) == {exact({}): 5}
+
+    def child() -> None:
+        now[0] = 100
+        observed.open()
+        stay.wait()
+
+    forked = processes.fork(child)
+    observed.wait()
+    assert values(reader) == {exact({}): 100}
+    stay.open()
+    forked.result()
+    assert values(reader) == {exact({}): -100}
