@@ -153,7 +153,9 @@ static struct numbers fold_numbers(const struct oshm_folding *folding,
                                    uint64_t lanes)
 {
     bool observable = is_observable(series->kind), observed = false;
-    bool is_sum = series->fold == OSHM_SUM || series->fold == OSHM_LIVE_SUM;
+    /* Shares of an observed sum may lie in two lanes of one process, and count together: see observed.c. */
+    bool shares = series->aggregation == OSHM_AGGREGATION_SUM &&
+                  (series->fold == OSHM_SUM || series->fold == OSHM_LIVE_SUM);
     struct numbers out = {.is_there = false};
     for (uint64_t lane = first_lane; lane < first_lane + lanes; lane++) {
         bool live = folding->lanes.live[lane];
@@ -166,7 +168,7 @@ static struct numbers fold_numbers(const struct oshm_folding *folding,
         struct numbers one = read_run(series, run);
         bool seen = observable && live && is_observed(folding, lane, one.stamp);
         observed = observed || seen;
-        if (one.is_there && (is_sum || !observable || seen))
+        if (one.is_there && (shares || !observable || seen))
             fold_in(series, &one, &out);
     }
     if (series->aggregation != OSHM_AGGREGATION_LAST && !observable)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -227,6 +228,62 @@ def test_processes_without_a_lane_are_heard(shm: Path, processes: Processes) -> 
     for child in children:
         child.kill()
     until(lambda: found() == {})
+    provider.shutdown()
+    os.close(tell)
+    os.close(told)
+
+
+def test_gauge_of_all_forgets_what_is_not_observed(
+    make_provider: Make, processes: Processes
+) -> None:
+    """A live_sum of an ObservableGauge is of what the living observe now, not of what they once did."""
+    reader, observes, stay = InMemoryMetricReader(), Gate(), Gate()
+    shared = mmap.mmap(-1, 1)  # whether the child still has something to say
+    now = [1]
+
+    def callback(_options: CallbackOptions) -> list[Observation]:
+        return [Observation(now[0])] if now[0] == 1 or shared[0] == 0 else []
+
+    provider = make_provider(reader)
+    provider.get_meter("m").create_observable_gauge("g", [callback], fold="live_sum")
+
+    def child() -> None:
+        now[0] = 10
+        observes.open()
+        stay.wait()
+
+    forked = processes.fork(child)
+    observes.wait()
+    assert values(reader) == {"{}": 11}
+    shared[0] = 1
+    assert values(reader) == {"{}": 1}
+    stay.open()
+    forked.result()
+
+
+def test_gauge_of_all_forgets_processes_without_a_lane(shm: Path, processes: Processes) -> None:
+    """What a process observed that shared lane 0 goes out of a live_sum a few collections after its end."""
+    path, (tell, told) = shm / "buffer", os.pipe()
+    reader = InMemoryMetricReader()
+    provider = otel_shm.MeterProvider(
+        [reader], buffer=path, **{**SMALL, "lanes": 2}, shutdown_on_exit=False
+    )
+    meter, now = provider.get_meter("m"), [1]
+    meter.create_observable_gauge("g", [lambda _: [Observation(now[0])]], fold="live_sum")
+
+    def run() -> None:
+        now[0] = 10
+        assert provider.buffer.lane == 0
+        os.write(told, b".")
+        signal.pause()
+
+    child = processes.fork(run)
+    assert os.read(tell, 1) == b"."
+    until(lambda: values(reader) == {"{}": 11})
+    child.kill()
+    for _ in range(10):
+        found = values(reader)
+    assert found == {"{}": 1}
     provider.shutdown()
     os.close(tell)
     os.close(told)
