@@ -99,6 +99,7 @@ class Collector:
         self._publisher = Publisher(buffer, self.answer)
         exemplars.offered = self._publisher.start
         self._is_leaving = False
+        self._has_failed = False  # a collection, since it began to leave
         self._is_retired = False
         self._rests = False
         self._said_lost = False
@@ -197,8 +198,10 @@ class Collector:
                 if self._is_retired:
                     self._buffer.collector_release()
         except MetricsTimeoutError:
+            self._has_failed = True
             raise
         except Exception:
+            self._has_failed = True
             # Anything else would end a periodic reader's thread for good.
             _logger.exception("A collection failed; the next one tries again.")
             return None
@@ -211,6 +214,7 @@ class Collector:
 
     def leave(self) -> None:
         """From now on each collection may be the last: who leaves too waits for its end."""
+        self._has_failed = False
         self._is_leaving = True
 
     def rest(self) -> None:
@@ -221,9 +225,9 @@ class Collector:
         """After the provider's shutdown: collects when asked, but keeps no other process from it.
 
         Args:
-            exported: no reader failed.
+            exported: no reader failed, as far as they say.
         """
-        exported = exported and not self._rests
+        exported = exported and not self._rests and not self._has_failed
         self._is_retired = True
         self._publisher.stop()
         self._rests = False

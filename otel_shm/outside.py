@@ -100,4 +100,5 @@ class OutsideExporter:
             except Exception:
                 exported = False
                 _logger.exception("%s could not be shut down.", type(reader).__name__)
-        self._collector.retire(exported=exported)
+        # A reader does not say so when its time was over before its last collection.
+        self._collector.retire(exported=exported and monotonic() < deadline)

@@ -298,7 +298,8 @@ class MeterProvider(api.MeterProvider):
         exported = False
         try:
             errors = self._for_each_reader("shutdown", (deadline - monotonic()) * 1e3)
-            exported = not errors
+            # A reader does not say so when its time was over before its last collection.
+            exported = not errors and monotonic() < deadline
         finally:
             self._collector.retire(exported=exported)
         if self._at_exit is not None:

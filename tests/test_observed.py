@@ -262,7 +262,7 @@ def test_gauge_of_all_forgets_what_is_not_observed(
 
 
 def test_gauge_of_all_forgets_processes_without_a_lane(shm: Path, processes: Processes) -> None:
-    """What a process observed that shared lane 0 goes out of a live_sum a few collections after its end."""
+    """What a process observed in lane 0 goes out of a live_sum a few collections after its end."""
     path, (tell, told) = shm / "buffer", os.pipe()
     reader = InMemoryMetricReader()
     provider = otel_shm.MeterProvider(

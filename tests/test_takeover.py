@@ -7,10 +7,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MetricsTimeoutError
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 from points import points_of, values
 from processes import Gate, Processes, processes, until
@@ -18,6 +21,7 @@ from recording import NEVER, Recorder, recorded
 
 import otel_shm
 from otel_shm._core import ffi, lib
+from otel_shm.scanner import Scanner
 
 __all__ = ["processes"]  # a fixture: found by its name in this module
 
@@ -372,6 +376,49 @@ def test_an_export_of_one_reader_is_not_taken_for_all(
     for child in children:
         child.result()
     assert [[line.value for line in recorded(log)][-1:] for log in logs] == [[1], [1]]
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), MetricsTimeoutError("too late")])
+def test_an_export_that_failed_is_not_taken_for_the_last_one(
+    make_provider: Make, log: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Readers hide that they could not collect; who leaves next has it to export then."""
+    readers = [PeriodicExportingMetricReader(Recorder(log), NEVER) for _ in range(2)]
+    provider = make_provider(*readers)
+    collected = count()
+
+    def scan(*arguments: Any) -> Any:
+        if next(collected) == 1:
+            raise error
+        return whole_scan(*arguments)
+
+    whole_scan = Scanner.collect
+    monkeypatch.setattr(Scanner, "collect", scan)
+    before = provider.buffer.last_collection
+    provider.shutdown()
+    assert provider.buffer.last_collection == before + 2
+    assert not provider.buffer.collector_exported_since(before)
+
+
+def test_an_export_that_took_too_long_is_not_taken_for_the_last_one(
+    make_provider: Make, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers hide that their time was over before they could collect."""
+    readers = [PeriodicExportingMetricReader(Recorder(log), NEVER) for _ in range(2)]
+    provider = make_provider(*readers)
+    collected, go_on = count(), threading.Event()
+
+    def scan(*arguments: Any) -> Any:
+        if next(collected) == 1:
+            go_on.wait()
+        return whole_scan(*arguments)
+
+    whole_scan = Scanner.collect
+    monkeypatch.setattr(Scanner, "collect", scan)
+    before = provider.buffer.last_collection
+    provider.shutdown(timeout_millis=200)
+    assert not provider.buffer.collector_exported_since(before)
+    go_on.set()
 
 
 def test_the_last_collection_waits_for_another_one(
