@@ -15,6 +15,12 @@ from otel_shm._core import ffi, lib
 from otel_shm.errors import BufferPathError, setup_error
 from otel_shm.held import Held, hold
 
+# cffi makes the type of a structure when it is first used, and ends the process if a finalizer that is
+# called meanwhile uses the same one. So all are made before there is anything to finalize.
+for _name in ffi.list_types()[0]:
+    if ffi.typeof(_name).kind == "struct":
+        _ = ffi.typeof(_name).fields
+
 #: Device and inode.
 Identity = tuple[int, int]
 #: What the functions of the core return, by number.

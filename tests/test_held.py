@@ -16,6 +16,7 @@ from processes import Processes, processes
 import otel_shm
 from otel_shm.held import hold, hold_for_ever
 from otel_shm.scanner import Scanner
+from otel_shm.series import Share
 
 __all__ = ["processes"]
 
@@ -102,3 +103,36 @@ def test_provider_is_used_by_a_finalizer(
         return len(done) == 1
 
     assert processes.fork(run).result()
+
+
+class Again:
+    """Garbage whose finalizer leaves such garbage again, some times; at last it uses a structure."""
+
+    def __init__(self, times: int) -> None:
+        self.me, self.times = self, times
+
+    def __del__(self) -> None:
+        if self.times:
+            Again(self.times - 1)
+        else:
+            gc.set_threshold(1000)
+            Share()
+
+
+def use_a_structure_first(times: int) -> None:
+    """While each allocation may be a garbage collection."""
+    Again(times)
+    gc.set_threshold(1)
+    Share()
+
+
+def use_structures_first() -> None:
+    """In processes that have not used any before."""
+    with Processes() as children:
+        for times in range(8):
+            children.fork(use_a_structure_first, times).result()
+
+
+def test_finalizer_uses_what_is_used_for_the_first_time(processes: Processes) -> None:
+    """Whatever is allocated when a garbage collection calls it."""
+    processes.spawn(use_structures_first).result()
