@@ -76,11 +76,17 @@ class Publisher:
             )
             self._thread = thread
             answers.announce(self._buffer, answers=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the interpreter ends, or there are no more threads
+        # Without the lock: before the new thread says that it runs, a garbage collection in it may call
+        # finalizers, which measure, or stop this.
+        is_started = True
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends, or there are no more threads
+            is_started = False
+        with self._lock:
+            if not is_started and self._thread is thread:
                 self._thread = None
-            if self._thread is not thread:
+            if self._thread is None:
                 answers.announce(self._buffer, answers=False)
 
     def stop(self) -> None:

@@ -79,6 +79,27 @@ def test_greenlets_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answering.asked == [collection]
 
 
+@pytest.mark.parametrize("deed", ["start", "stop"])
+def test_its_thread_may_use_it_before_it_runs(deed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As finalizers do, which a garbage collection calls in a thread that is about to run."""
+    publisher = Publisher(Buffer(**SMALL), Answering().answer)
+    done: list[bool] = []
+
+    class Collecting(threading.Thread):
+        def start(self) -> None:
+            finalizer = Plain(target=getattr(publisher, deed), daemon=True)
+            Plain.start(finalizer)
+            finalizer.join(5)
+            done.append(not finalizer.is_alive())
+            super().start()
+
+    Plain = threading.Thread
+    monkeypatch.setattr(threading, "Thread", Collecting)
+    publisher.start()
+    assert done == [True]
+    publisher.stop()
+
+
 class Asked(InMemoryMetricReader):
     """A reader that answers whoever asks, whether or not its process is the collector."""
 
