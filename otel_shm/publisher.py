@@ -45,7 +45,7 @@ class Publisher:
     def _start_afresh(self) -> None:
         # Reentrant: a finalizer or signal handler may come in the middle of it.
         self._lock = threading.RLock()
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self._thread: threading.Thread | None = None
         # The last collections that this process has begun: the thread may be behind.
         self._own: deque[int] = deque(maxlen=_OWN_REMEMBERED)
@@ -118,7 +118,8 @@ class Publisher:
         if answer is None:
             return  # it goes just now
         with self._turn:
-            own = sum(self._served < number <= collection for number in self._own)
+            # Of a copy: a finalizer may begin one more meanwhile.
+            own = sum(self._served < number <= collection for number in list(self._own))
             is_own = own >= collection - self._served
             self._served = collection
         if is_own:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -79,6 +80,41 @@ def test_greenlets_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answering.asked == [collection]
 
 
+class Again:
+    """Garbage whose finalizer leaves such garbage again, some times; at last it begins a collection."""
+
+    def __init__(self, times: int, publisher: Publisher) -> None:
+        self.me, self.times, self.publisher = self, times, publisher
+
+    def __del__(self) -> None:
+        if self.times:
+            Again(self.times - 1, self.publisher)
+        else:
+            gc.set_threshold(1000)
+            self.publisher.begin_collection()
+
+
+def test_finalizer_collects_while_it_answers(processes: Processes) -> None:
+    """Wherever in the thread a garbage collection calls it."""
+
+    def work(times: int) -> list[int]:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)  # it would wait for itself
+        buffer, answering = Buffer(**SMALL), Answering()
+        publisher = Publisher(buffer, answering.answer)
+        own = [publisher.begin_collection() for _ in range(3)]
+        Again(times, publisher)
+        gc.set_threshold(1)
+        publisher.serve(own[-1])
+        gc.set_threshold(1000)
+        gc.collect()
+        publisher.serve(buffer.last_collection)
+        return answering.asked
+
+    for times in range(8):
+        assert processes.fork(work, times).result() == []
+
+
 @pytest.mark.parametrize("deed", ["start", "stop"])
 def test_its_thread_may_use_it_before_it_runs(deed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As finalizers do, which a garbage collection calls in a thread that is about to run."""
@@ -87,13 +123,13 @@ def test_its_thread_may_use_it_before_it_runs(deed: str, monkeypatch: pytest.Mon
 
     class Collecting(threading.Thread):
         def start(self) -> None:
-            finalizer = Plain(target=getattr(publisher, deed), daemon=True)
-            Plain.start(finalizer)
+            finalizer = plain(target=getattr(publisher, deed), daemon=True)
+            plain.start(finalizer)
             finalizer.join(5)
             done.append(not finalizer.is_alive())
             super().start()
 
-    Plain = threading.Thread
+    plain = threading.Thread
     monkeypatch.setattr(threading, "Thread", Collecting)
     publisher.start()
     assert done == [True]
