@@ -9,14 +9,15 @@ is there and does not add it once more.
 from __future__ import annotations
 
 import threading
+import weakref
 
 from otel_shm import forks
 from otel_shm.buffer import Buffer
 from otel_shm.series import Share
 
-# By file, and the identity of a series in it. They stay for providers to come. In a forked child the
-# core sees that they are its parent's.
-_shares: dict[tuple[tuple[int, int, int], int], Share] = {}
+# By file, and the identity of a series in it. They stay for providers to come, of a file that those can
+# open. In a forked child the core sees that they are its parent's.
+_shares: dict[tuple[int, int, int], dict[int, Share]] = {}
 
 #: Held while shares change: providers of one process collect at the same time.
 lock = threading.RLock()
@@ -24,7 +25,10 @@ lock = threading.RLock()
 
 def share_in(buffer: Buffer, identity: int) -> Share:
     """What this process remembers of its share in a series."""
-    return _shares.setdefault((buffer.file_identity, identity), Share())
+    file = buffer.file_identity
+    if file not in _shares and buffer.path is None:
+        weakref.finalize(buffer, _shares.pop, file, None).atexit = False
+    return _shares.setdefault(file, {}).setdefault(identity, Share())
 
 
 def _after_fork_in_child() -> None:

@@ -32,7 +32,9 @@ def observed_after_fork(path: Path) -> object:
 CREATE = ["create_observable_counter", "create_observable_up_down_counter"]
 
 
-def observed(path: Path, create: str, amount: float, *, keep: list[object] | None = None) -> object:
+def observed(
+    path: Path | None, create: str, amount: float, *, keep: list[object] | None = None
+) -> object:
     """The total that a provider collects, whose callback says the amount; then it is shut down."""
 
     def callback(_: CallbackOptions) -> Iterable[Observation]:
@@ -77,6 +79,16 @@ def test_file_made_anew_starts_anew(shm: Path) -> None:
         assert Buffer(path).remove()
         gc.collect()
         assert not os.path.exists(path)
+
+
+def test_file_without_a_name_is_forgotten() -> None:
+    """With its last provider: nobody can open it again."""
+    gc.collect()
+    before = len(shares._shares)
+    for _ in range(3):
+        assert observed(None, CREATE[0], 100) == 100
+    gc.collect()
+    assert len(shares._shares) == before
 
 
 def test_providers_side_by_side_share(shm: Path) -> None:
