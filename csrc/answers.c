@@ -115,7 +115,8 @@ static int missing(struct oshm_buffer *buffer, uint64_t collection, uint64_t *la
     int count = 0;
     for (uint64_t lane = 1; lane < used && lane < buffer->lanes; lane++) {
         oshm_lane *entry = &buffer->lane_table[lane];
-        if (lane == buffer->lane || atomic_load(&entry->publishes) == 0)
+        /* This process's own too: who asks has answered, but it may have other providers. */
+        if (atomic_load(&entry->publishes) == 0) /* seq_cst */
             continue;
         /* acquire: pairs with oshm_answer */
         uint64_t answered = atomic_load_explicit(&entry->answered, memory_order_acquire);

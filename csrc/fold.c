@@ -106,8 +106,6 @@ static bool is_observed(const struct oshm_folding *folding, uint64_t lane, uint6
         return true;
     if (lane == 0)
         return stamp != 0 && folding->collection - stamp <= LAST_IN_LANE_0;
-    if (lane == folding->buffer->lane)
-        return false; /* who scans has run its callbacks, whether or not it noted an answer to itself */
     uint64_t answered = atomic_load_explicit(&entry->answered, memory_order_acquire);
     return stamp != 0 && stamp >= answered && answered < folding->collection &&
            atomic_load_explicit(&entry->publishes, memory_order_relaxed) != 0;

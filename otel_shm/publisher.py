@@ -14,13 +14,19 @@ from collections import deque
 from collections.abc import Callable
 from types import BuiltinFunctionType
 
-from otel_shm import answers
+from otel_shm import answers, forks
 from otel_shm.buffer import Buffer
 
 _logger = logging.getLogger(__name__)
 _OWN_REMEMBERED = 256
 _SLEEP_MILLIS = 1000  # and then it looks whether it is still wanted
 _GREEN_POLL_SECONDS = 0.02
+
+# Reentrant: a finalizer or signal handler may come in the middle of anything.
+_lock = threading.RLock()
+# Those of one buffer have one lane, and so one entry: what that says is true of all of them.
+_of_buffer: weakref.WeakKeyDictionary[Buffer, weakref.WeakSet[Publisher]]
+_of_buffer = weakref.WeakKeyDictionary()
 
 #: answer(collection) -> message for the collector process.
 Answer = Callable[[int], bytes]
@@ -41,10 +47,11 @@ class Publisher:
         self._wanted = False
         self._has_ended = False
         self._start_afresh()
+        with _lock:
+            _of_buffer.setdefault(buffer, weakref.WeakSet()).add(self)
 
     def _start_afresh(self) -> None:
-        # Reentrant: a finalizer or signal handler may come in the middle of it.
-        self._lock = threading.RLock()
+        # Reentrant, as the lock.
         self._turn = threading.RLock()
         self._thread: threading.Thread | None = None
         # The last collections that this process has begun: the thread may be behind.
@@ -63,11 +70,11 @@ class Publisher:
         if self._has_ended:
             return
         self._wanted = True
-        with self._lock:
+        with _lock:
             if self._thread is not None:
                 return
             # What began before now is not for this process to answer.
-            self._served = last = self._buffer.last_collection
+            self._served = self._answered = last = self._buffer.last_collection
             thread = threading.Thread(
                 target=_run,
                 args=(weakref.ref(self), self._buffer, last),
@@ -75,7 +82,7 @@ class Publisher:
                 daemon=True,
             )
             self._thread = thread
-            answers.announce(self._buffer, answers=True)
+            self._tell()
         # Without the lock: before the new thread says that it runs, a garbage collection in it may call
         # finalizers, which measure, or stop this.
         is_started = True
@@ -83,23 +90,24 @@ class Publisher:
             thread.start()
         except RuntimeError:  # the interpreter ends, or there are no more threads
             is_started = False
-        with self._lock:
+        with _lock:
             if not is_started and self._thread is thread:
                 self._thread = None
             if self._thread is None:
-                answers.announce(self._buffer, answers=False)
+                self._tell()
 
     def stop(self) -> None:
         """This process leaves for good: nobody is to wait for it. Gives the thread a moment to end."""
         self._wanted = False
         self._has_ended = True
-        with self._lock:
+        with _lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             answers.wake(self._buffer)
             if thread is not threading.current_thread() and thread.is_alive():
                 thread.join(_SLEEP_MILLIS / 1e3)
-            answers.announce(self._buffer, answers=False)
+            with _lock:
+                self._tell()
 
     def begin_collection(self) -> int:
         """Begins a collection in this process, which has nothing to tell itself."""
@@ -137,12 +145,22 @@ class Publisher:
         self._note(collection, b"")
 
     def _note(self, collection: int, message: bytes) -> None:
-        with self._lock:
+        with _lock:
             if self._thread is None:
                 return  # nobody is to wait for it
             if collection > self._answered or message:
                 self._answered = max(self._answered, collection)
-                answers.answer(self._buffer, self._answered, message)
+                self._tell(message)
+
+    def _tell(self, message: bytes = b"") -> None:
+        """Says what all of this process have answered to. Called with the lock held."""
+        # A buffer that is garbage has no entry any more.
+        fellows = _of_buffer.get(self._buffer, ())
+        running = [one for one in fellows if one._thread is not None]
+        if running:
+            answers.answer(self._buffer, min(one._answered for one in running), message)
+        else:
+            answers.announce(self._buffer, answers=False)
 
 
 def _threads_are_green() -> bool:
@@ -168,3 +186,11 @@ def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:
             publisher.serve(collection)
             last = collection
         del publisher
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+forks.call_in_child(_after_fork_in_child)

@@ -17,8 +17,8 @@ import pytest
 from buffers import SMALL
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from points import values
-from processes import Processes, processes, until
+from points import points_of, values
+from processes import Gate, Processes, processes, until
 
 from otel_shm import MeterProvider, collector
 from otel_shm.buffer import Buffer
@@ -167,3 +167,49 @@ def test_a_collector_that_stops_in_its_callbacks_keeps_its_last_values(
     reader = Asked()
     make_provider(reader, buffer=buffer_path)
     assert values(reader) == {"{}": 5}
+
+
+def test_providers_side_by_side_are_all_waited_for(
+    make_provider: Make, buffer_path: Path, processes: Processes
+) -> None:
+    """A process has answered when the last of its providers has, whoever asks; also when one leaves."""
+    go_on = Gate()
+
+    def late(_options: CallbackOptions) -> list[Observation]:
+        time.sleep(0.05)
+        return [Observation(2)]
+
+    def work() -> list[object]:
+        readers = [InMemoryMetricReader(), InMemoryMetricReader()]
+        providers = [
+            MeterProvider([reader], buffer=buffer_path, shutdown_on_exit=False)
+            for reader in readers
+        ]
+        providers[0].get_meter("m").create_observable_gauge("quick", [lambda _: [Observation(1)]])
+        providers[1].get_meter("m").create_observable_gauge("late", [late])
+        found: list[object] = [named(readers[0]), named(readers[1])]
+        for provider in providers:
+            provider.buffer.collector_release()
+        ready.touch()
+        until(seen.exists)
+        providers[0].shutdown()
+        gone.touch()
+        go_on.wait()
+        return found
+
+    ready, seen, gone = (buffer_path.with_name(name) for name in ("ready", "seen", "gone"))
+    child = processes.fork(work)
+    until(ready.exists)
+    reader = InMemoryMetricReader()
+    make_provider(reader, buffer=buffer_path)
+    assert [named(reader), named(reader)] == [{"quick": 1, "late": 2}] * 2
+    seen.touch()
+    until(gone.exists)
+    assert named(reader) == {"late": 2}
+    go_on.open()
+    assert child.result() == [{"quick": 1, "late": 2}] * 2
+
+
+def named(reader: InMemoryMetricReader) -> dict[str, int | float]:
+    """What a reader collects now, by name."""
+    return {point.name: point.value for point in points_of(reader.get_metrics_data())}
