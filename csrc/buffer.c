@@ -107,7 +107,7 @@ static int enter(struct oshm_buffer *buffer)
     buffer->window_used = calloc(buffer->at.lane_bytes / buffer->page_bytes, 1);
     if (buffer->window_used == NULL)
         return OSHM_ERROR_SYSTEM;
-    int status = oshm_lane_take(buffer);
+    int status = oshm_lane_take(buffer, false);
     if (status == OSHM_OK)
         oshm_count(&buffer->header->attached);
     return status;
@@ -406,7 +406,7 @@ uint64_t oshm_buffer_after_fork(struct oshm_buffer *buffer)
     buffer->collecting = false; /* the lock stayed with the parent */
     buffer->keeping = false;    /* and so did its threads */
     /* If it fails the window stays on the parent's lane: slower, and correct. */
-    if (buffer->part == OSHM_MEASURES && oshm_lane_take(buffer) == OSHM_OK)
+    if (buffer->part == OSHM_MEASURES && oshm_lane_take(buffer, true) == OSHM_OK)
         oshm_count(&buffer->header->attached);
     return buffer->lane;
 }

@@ -101,13 +101,14 @@ static void hold_run(const struct oshm_buffer *buffer, const oshm_record *record
 }
 
 /* In a lane that is new to this process: what it held in the one before it holds here, for as long as it
- * lives. A forked child has copies of all its parent's addresses, and nobody knows which it will use. */
+ * lives, or for ever in lane 0. A forked child has copies of all its parent's addresses, and nobody knows
+ * which it will use. */
 static void hold_inherited(struct oshm_buffer *buffer, uint64_t lane)
 {
     const uint64_t reused = (1u << OSHM_COUNTER) | (1u << OSHM_UP_DOWN_COUNTER) |
                             (1u << OSHM_GAUGE) | (1u << OSHM_HISTOGRAM);
     buffer->holding++;
-    if (lane != 0 && (atomic_load(&buffer->header->kept_kinds) & reused) != reused)
+    if ((atomic_load(&buffer->header->kept_kinds) & reused) != reused) /* seq_cst */
         for_each_run(buffer, lane, hold_run); /* else no slots are ever used again */
 }
 
@@ -157,7 +158,7 @@ static void unlock_lane(struct oshm_buffer *buffer, uint64_t lane)
     oshm_lock_release(buffer, OSHM_LOCK_LANES + lane);
 }
 
-int oshm_lane_take(struct oshm_buffer *buffer)
+int oshm_lane_take(struct oshm_buffer *buffer, bool forked)
 {
     uint64_t before = buffer->lane, lane = lock_free_lane(buffer);
     buffer->next_lane = lane; /* first of all: see oshm_lane_run */
@@ -165,6 +166,10 @@ int oshm_lane_take(struct oshm_buffer *buffer)
         /* No memory: in lane 0 all pages of published series are allocated. */
         unlock_lane(buffer, lane);
         buffer->next_lane = lane = 0;
+    }
+    if (lane == 0 && before == 0 && buffer->window != NULL && !forked) {
+        oshm_lock_try_shared(buffer, OSHM_LOCK_LANES); /* it may have been lost: see lock.c */
+        return OSHM_OK;
     }
     if (lane != 0)
         publish_lane(buffer, lane);
@@ -196,7 +201,7 @@ static void keep_lane(struct oshm_buffer *buffer)
     if (lane == 0 || !oshm_lock_try(buffer, OSHM_LOCK_LANES + lane)) {
         /* There was none free, or it was lost to another process: sharing it was correct. */
         if (oshm_descriptor(buffer) >= 0)
-            oshm_lane_take(buffer);
+            oshm_lane_take(buffer, false);
         return;
     }
     if (atomic_load_explicit(&buffer->lane_table[lane].generation, memory_order_relaxed) ==

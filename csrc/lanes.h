@@ -7,9 +7,9 @@
 #include "buffer.h"
 
 /* Takes a free lane (0 if there is none, or no memory for it) and maps the window onto it; every
- * address that was given out stays usable. Returns: OSHM_OK, or OSHM_ERROR_SYSTEM with the window as
- * it was. */
-int oshm_lane_take(struct oshm_buffer *buffer);
+ * address that was given out stays usable. forked: this process has copies of its parent's. Returns:
+ * OSHM_OK, or OSHM_ERROR_SYSTEM with the window as it was. */
+int oshm_lane_take(struct oshm_buffer *buffer, bool forked);
 
 /* Takes the lane's locks again, should the program have made the kernel drop them; if another process
  * was faster, takes another lane. */

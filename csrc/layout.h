@@ -99,7 +99,7 @@
  * every reader has had all of it, it is retired, and some time later its record and slots, zeroed, are
  * there for another set of attributes of the same stream. Whoever measures it meanwhile makes it live
  * again. Who holds a series has said so in its own lane (OSHM_HELD), so a stale address never adds to
- * somebody else's series; and who dies holds nothing.
+ * somebody else's series; and who dies holds nothing, but what it held in lane 0 is held for ever.
  *
  * ANSWERS: what only one process knows
  *

@@ -9,7 +9,7 @@ import random
 from clocked_deltas import Deltas
 from points import OVERFLOW, exact
 from processes import Gate, Processes, processes, until
-from reused import LIMIT, add, hold, stream, stream_of
+from reused import LIMIT, SIZES, add, hold, stream, stream_of
 
 from otel_shm import buffer as rules
 from otel_shm._core import ffi, lib
@@ -182,6 +182,37 @@ def test_series_that_a_child_inherited_stays(stream: Stream, processes: Processe
     use_and_reuse(stream, deltas)
     holder.measure()
     assert deltas.collect() == HELD
+
+
+def test_series_that_a_child_without_a_lane_inherited_stays(processes: Processes) -> None:
+    """The same where there is no lane for the child."""
+    stream = stream_of(Buffer(**{**SIZES, "lanes": 2}))
+    deltas, held = Deltas(stream._buffer), [hold(stream, n) for n in range(4)]
+    holder = Holder(stream, processes, held)
+    held.clear()
+    assert set(deltas.collect().values()) <= {0}
+    use_and_reuse(stream, deltas)
+    holder.measure()
+    assert deltas.collect() == HELD
+
+
+def test_process_without_a_lane_lets_go(processes: Processes) -> None:
+    """However often it has looked for a lane meanwhile, as it does with each collection."""
+    stream = stream_of(Buffer(**{**SIZES, "lanes": 2}))
+
+    def run() -> int:
+        buffer, deltas = stream._buffer, Deltas(stream._buffer)
+        held = [hold(stream, n) for n in range(6)]
+        for _ in range(3):
+            assert buffer.collector_acquire()
+            assert buffer.lane == 0
+        deltas.collect()
+        held.clear()
+        deltas.collect()
+        deltas.until_reusable(6)
+        return buffer.statistics.series
+
+    assert processes.fork(run).result() == 0
 
 
 def test_dead_process_holds_nothing(stream: Stream, processes: Processes) -> None:
