@@ -68,6 +68,11 @@ def _pulls(reader: MetricReader) -> bool:
     )
 
 
+def _patience(deadline: float) -> float:
+    """Seconds to wait for a lock at most."""
+    return min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
+
+
 class Collector:
     """Collects one buffer for the readers of one provider.
 
@@ -244,7 +249,7 @@ class Collector:
     def _collect(
         self, reader: MetricReader, registered: _Registered, deadline: float
     ) -> MetricsData | None:
-        patience = min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
+        patience = _patience(deadline)
         if self._is_leaving and not self._is_retired:
             # A periodic reader gives its last collection its interval as timeout. That one is not lost
             # because another reader's waits for callbacks or answers for longer.
@@ -286,7 +291,10 @@ class Collector:
                 self.duration.record(monotonic() - begun)
 
     def _observe(self, collection: int, deadline: float) -> None:
-        with self._observing:
+        # Not for ever: a callback may collect in the middle of an answer.
+        if not self._observing.acquire(timeout=_patience(deadline)):
+            raise MetricsTimeoutError("Timed out while waiting for other callbacks")
+        try:
             # Another thread may have come first with a later one, of which this is as true.
             self._last_observed = collection = max(collection, self._last_observed)
             for observable in list(self._observables):
@@ -295,6 +303,8 @@ class Collector:
                     raise MetricsTimeoutError("Timed out while executing callback")
                 options = CallbackOptions(timeout_millis=min(_MAX_CALLBACK_MILLIS, remaining))
                 observable.observe(options, collection)
+        finally:
+            self._observing.release()
 
     def answer(self, collection: int) -> bytes:
         """What this process has to tell the one that collects; its observations it publishes."""

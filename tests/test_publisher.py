@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from buffers import SMALL
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MetricsTimeoutError
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from points import points_of, values
 from processes import Gate, Processes, processes, until
@@ -208,6 +209,24 @@ def test_providers_side_by_side_are_all_waited_for(
     assert named(reader) == {"late": 2}
     go_on.open()
     assert child.result() == [{"quick": 1, "late": 2}] * 2
+
+
+def test_callback_that_collects_while_it_answers_times_out(make_provider: Make) -> None:
+    """It would wait for itself, and each later collection for it."""
+    reader, raised = Asked(), list[bool]()
+    provider = make_provider(reader)
+
+    def callback(_options: CallbackOptions) -> list[Observation]:
+        if not raised:
+            with pytest.raises(MetricsTimeoutError):
+                reader._collect(reader, timeout_millis=50)  # type: ignore[misc]
+            raised.append(True)
+        return [Observation(5)]
+
+    provider.get_meter("m").create_observable_gauge("g", [callback])
+    provider.buffer.begin_collection()  # as another process does
+    until(lambda: raised)
+    assert named(reader) == {"g": 5}
 
 
 def named(reader: InMemoryMetricReader) -> dict[str, int | float]:
