@@ -97,8 +97,8 @@ int oshm_answer(struct oshm_buffer *buffer, uint64_t collection, const uint8_t *
     int status = OSHM_OK;
     if (lane == 0)
         return OSHM_FULL_MEMORY;
-    if (bytes != 0)
-        status = put_message(buffer, lane, collection, message, bytes);
+    if (bytes != 0) /* never as of 0, which is a mailbox without content: not all may have answered yet */
+        status = put_message(buffer, lane, collection ? collection : 1, message, bytes);
     atomic_store(&buffer->lane_table[lane].publishes, 1); /* the lane may be another than it was */
     /* release: who sees the answer sees what was observed and the message */
     atomic_store_explicit(&buffer->lane_table[lane].answered, collection, memory_order_release);

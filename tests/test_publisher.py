@@ -22,6 +22,7 @@ from points import points_of, values
 from processes import Gate, Processes, processes, until
 
 from otel_shm import MeterProvider, collector
+from otel_shm.answers import Questions
 from otel_shm.buffer import Buffer
 from otel_shm.publisher import Publisher
 
@@ -79,6 +80,24 @@ def test_greenlets_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: answering.asked)
     publisher.stop()
     assert answering.asked == [collection]
+
+
+def test_message_comes_before_all_have_answered() -> None:
+    """What one of a process's providers has to tell at the first collection is not lost for another's."""
+    buffer, told = Buffer(**SMALL), Told()
+    publishers = [Publisher(buffer, told.answer), Publisher(buffer, told.answer)]
+    for publisher in publishers:
+        publisher._thread = threading.current_thread()  # which does what theirs would
+    publishers[0].serve(buffer.begin_collection())
+    assert Questions(buffer).messages() == [b"told"]
+
+
+class Told:
+    """Has something to tell."""
+
+    def answer(self, _collection: int) -> bytes:
+        """Tells it."""
+        return b"told"
 
 
 class Again:
