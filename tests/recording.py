@@ -8,8 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+import pytest
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from points import exact, points_of
+
+import otel_shm
 
 NEVER = 1e9  # milliseconds between exports: only flush and shutdown export
 
@@ -61,3 +69,18 @@ def recorded(file: Path) -> list[Line]:
         Line(int(pid), instance, name, attributes, int(start), float(value))
         for pid, instance, name, attributes, start, value in (line.split("|") for line in lines)
     ]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where recorders of all processes write."""
+    return tmp_path / "exports"
+
+
+def fellow(path: Path, log: Path, interval: float = NEVER) -> otel_shm.MeterProvider:
+    """A provider of a process of its own, on the buffer that all fellows name."""
+    return otel_shm.MeterProvider(
+        [PeriodicExportingMetricReader(Recorder(log), interval)],
+        buffer=path,
+        shutdown_on_exit=False,
+    )
