@@ -151,9 +151,7 @@ static struct numbers fold_numbers(const struct oshm_folding *folding,
                                    uint64_t lanes)
 {
     bool observable = is_observable(series->kind), observed = false;
-    /* Shares of an observed sum may lie in two lanes of one process, and count together: see observed.c. */
-    bool shares = series->aggregation == OSHM_AGGREGATION_SUM &&
-                  (series->fold == OSHM_SUM || series->fold == OSHM_LIVE_SUM);
+    bool is_sum = series->aggregation == OSHM_AGGREGATION_SUM, stays = is_sum && series->fold == OSHM_SUM;
     struct numbers out = {.is_there = false};
     for (uint64_t lane = first_lane; lane < first_lane + lanes; lane++) {
         bool live = folding->lanes.live[lane];
@@ -166,7 +164,11 @@ static struct numbers fold_numbers(const struct oshm_folding *folding,
         struct numbers one = read_run(series, run);
         bool seen = observable && live && is_observed(folding, lane, one.stamp);
         observed = observed || seen;
-        if (one.is_there && (shares || !observable || seen))
+        /* A live_sum is of what is observed. But a process that got its lane late has what it once put into
+         * lane 0 taken off in its own (see observed.c), so those count together. */
+        if (lane == 0 && is_sum && series->fold == OSHM_LIVE_SUM)
+            stays = one.whole != 0 || one.is_float;
+        if (one.is_there && (stays || !observable || seen))
             fold_in(series, &one, &out);
     }
     if (series->aggregation != OSHM_AGGREGATION_LAST && !observable)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from buffers import SMALL, claim, claim_stream, shm
+from buffers import claim, claim_stream, shm
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from points import points_of, values
-from processes import Gate, Processes, processes, until
+from points import values
+from processes import Gate, Processes, processes
 
 import otel_shm
 from otel_shm import buffer as rules
@@ -199,44 +199,18 @@ def test_processes_without_a_lane_share_one(buffer: Buffer, processes: Processes
     os.close(writer)
 
 
-def test_processes_without_a_lane_are_heard(shm: Path, processes: Processes) -> None:
-    """What their callbacks say comes with the next collection, and goes a few after they stop."""
-    path = shm / "buffer"
-    keeper = Buffer(path, **{**SMALL, "lanes": 2})  # in the only lane
-    tell, told = os.pipe()
-
-    def run() -> None:
-        provider = otel_shm.MeterProvider(buffer=path, shutdown_on_exit=False)
-        meter = provider.get_meter("m")
-        meter.create_observable_counter("sum", [lambda _: [Observation(10)]])
-        meter.create_observable_gauge("gauge", [lambda _: [Observation(7)]])
-        assert provider.buffer.lane == 0
-        os.write(told, b".")
-        signal.pause()
-
-    children = [processes.fork(run) for _ in range(2)]
-    for _ in children:
-        assert os.read(tell, 1) == b"."
-    reader = InMemoryMetricReader()
-    provider = otel_shm.MeterProvider([reader], buffer=path, shutdown_on_exit=False)
-    assert provider.buffer.lane == keeper.lane == 1
-
-    def found() -> dict[str, int | float]:
-        return {point.name: point.value for point in points_of(reader.get_metrics_data())}
-
-    until(lambda: found() == {"sum": 20, "gauge": 7})
-    for child in children:
-        child.kill()
-    until(lambda: found() == {})
-    provider.shutdown()
-    os.close(tell)
-    os.close(told)
-
-
-def test_gauge_of_all_forgets_what_is_not_observed(
-    make_provider: Make, processes: Processes
+@pytest.mark.parametrize(
+    "create",
+    [
+        "create_observable_gauge",
+        "create_observable_up_down_counter",
+        "create_observable_counter",
+    ],
+)
+def test_live_sum_forgets_what_is_not_observed(
+    create: str, make_provider: Make, processes: Processes
 ) -> None:
-    """A live_sum of an ObservableGauge is of what the living observe now, not of what they once did."""
+    """A live_sum is of what the living observe now, not of what they once did."""
     reader, observes, stay = InMemoryMetricReader(), Gate(), Gate()
     shared = mmap.mmap(-1, 1)  # whether the child still has something to say
     now = [1]
@@ -245,7 +219,7 @@ def test_gauge_of_all_forgets_what_is_not_observed(
         return [Observation(now[0])] if now[0] == 1 or shared[0] == 0 else []
 
     provider = make_provider(reader)
-    provider.get_meter("m").create_observable_gauge("g", [callback], fold="live_sum")
+    getattr(provider.get_meter("m"), create)("g", [callback], fold="live_sum")
 
     def child() -> None:
         now[0] = 10
@@ -259,34 +233,6 @@ def test_gauge_of_all_forgets_what_is_not_observed(
     assert values(reader) == {"{}": 1}
     stay.open()
     forked.result()
-
-
-def test_gauge_of_all_forgets_processes_without_a_lane(shm: Path, processes: Processes) -> None:
-    """What a process observed in lane 0 goes out of a live_sum a few collections after its end."""
-    path, (tell, told) = shm / "buffer", os.pipe()
-    reader = InMemoryMetricReader()
-    provider = otel_shm.MeterProvider(
-        [reader], buffer=path, **{**SMALL, "lanes": 2}, shutdown_on_exit=False
-    )
-    meter, now = provider.get_meter("m"), [1]
-    meter.create_observable_gauge("g", [lambda _: [Observation(now[0])]], fold="live_sum")
-
-    def run() -> None:
-        now[0] = 10
-        assert provider.buffer.lane == 0
-        os.write(told, b".")
-        signal.pause()
-
-    child = processes.fork(run)
-    assert os.read(tell, 1) == b"."
-    until(lambda: values(reader) == {"{}": 11})
-    child.kill()
-    for _ in range(10):
-        found = values(reader)
-    assert found == {"{}": 1}
-    provider.shutdown()
-    os.close(tell)
-    os.close(told)
 
 
 def observe_by_path(path: Path, kind: int, amount: int | None) -> int:
