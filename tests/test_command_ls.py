@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 from buffers import SMALL
 from inspected import Capture, service, stale
-from processes import Process, processes
+from processes import Process, processes, until
 
 import otel_shm
 from otel_shm.command import main
+from otel_shm.command.stopped import is_stopped
 
 __all__ = ["processes", "service", "stale"]  # fixtures: found by their names in this module
 
@@ -57,3 +60,19 @@ def test_a_buffer_of_an_earlier_boot(stale: Path, capsys: Capture) -> None:
         file.seek(64)  # boot_id
         file.write(b"0" * 36)
     assert listed(capsys, stale.parent)["stale"]["why"] == "it is of an earlier boot"
+
+
+def test_stopped_processes(service: tuple[Path, Process], capsys: Capture) -> None:
+    """One that exports and is stopped is why nothing is exported, so it is told."""
+    path, process = service
+    assert listed(capsys, path.parent)["live"]["stopped"] == []
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        until(lambda: is_stopped(process.pid))
+        assert listed(capsys, path.parent)["live"]["stopped"] == [process.pid]
+        for command in (["ls", "--dir", str(path.parent)], ["dump", str(path)]):
+            assert main(command) == 0
+            assert f"{process.pid} (stopped)" in capsys.readouterr().out
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert not is_stopped(2**22 + 1), "there is none with this pid"

@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry.sdk.resources import SERVICE_NAME
 
 from otel_shm.command.places import buffers
+from otel_shm.command.stopped import is_stopped
 from otel_shm.command.texts import bytes_text, error_text, pid_text, printable, table, time_text
 from otel_shm.errors import OtelShmError
 from otel_shm.inspection import Inspection
@@ -66,13 +67,15 @@ def _facts(path: Path) -> dict[str, Any]:
     except OtelShmError as error:
         return {**facts, "state": "unreadable", "why": error_text(error)}
     header = inspection.header
+    processes = [lane.pid for lane in inspection.lanes if lane.is_live]
     facts |= {
         "size": header.file_bytes,
         "memory": header.memory_bytes,
         "service": _service(inspection),
         "series": header.statistics.series,
-        "processes": [lane.pid for lane in inspection.lanes if lane.is_live],
+        "processes": processes,
         "collector": inspection.collector_pid,
+        "stopped": sorted(filter(is_stopped, {*processes, inspection.collector_pid} - {0, -1})),
         "created_unix_nano": header.created_unix_nano,
     }
     if inspection.is_live:

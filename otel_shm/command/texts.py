@@ -19,6 +19,7 @@ from otel_shm.buffer import (
     OBSERVABLE_UP_DOWN_COUNTER,
     UP_DOWN_COUNTER,
 )
+from otel_shm.command.stopped import is_stopped
 from otel_shm.errors import OtelShmError
 
 #: Instrument kinds by number.
@@ -102,14 +103,16 @@ def time_text(unix_nano: int) -> str:
 
 def pid_text(pid: int) -> str:
     """A process; "?" for one in a pid namespace that is not to be seen from here."""
-    return "-" if pid == 0 else "?" if pid < 0 else str(pid)
+    if pid <= 0:
+        return "?" if pid else "-"
+    return f"{pid} (stopped)" if is_stopped(pid) else str(pid)
 
 
 def process_text(pid: int) -> str:
     """A process, in a sentence."""
     if pid < 0:
         return "a process of another container (pid namespace)"
-    return f"process {pid}" if pid else "another process"
+    return f"process {pid_text(pid)}" if pid else "another process"
 
 
 def table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> str:
