@@ -54,6 +54,9 @@ class Publisher:
         # Reentrant, as the lock.
         self._turn = threading.RLock()
         self._thread: threading.Thread | None = None
+        # Which thread is meant. It cannot tell by itself: gevent may put greenlets in the place of
+        # threads while it runs, and then knows it by another name.
+        self._term: object = None
         # The last collections that this process has begun: the thread may be behind.
         self._own: deque[int] = deque(maxlen=_OWN_REMEMBERED)
         self._served = 0  # the last collection that the thread has come to
@@ -75,9 +78,10 @@ class Publisher:
                 return
             # What began before now is not for this process to answer.
             self._served = self._answered = last = self._buffer.last_collection
+            self._term = object()
             thread = threading.Thread(
                 target=_run,
-                args=(weakref.ref(self), self._buffer, last),
+                args=(weakref.ref(self), self._buffer, last, self._term),
                 name="otel_shm publisher",
                 daemon=True,
             )
@@ -116,9 +120,9 @@ class Publisher:
             self._own.append(collection)
             return collection
 
-    def is_served_by(self, thread: threading.Thread) -> bool:
-        """True while this thread is to answer."""
-        return self._thread is thread
+    def is_in(self, term: object) -> bool:
+        """True while the thread that was started for this term is to answer."""
+        return self._thread is not None and self._term is term
 
     def serve(self, collection: int) -> None:
         """Answers to a collection, unless this process has begun it and all since it came to one."""
@@ -171,7 +175,7 @@ def _threads_are_green() -> bool:
     return not isinstance(start, BuiltinFunctionType)
 
 
-def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:
+def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int, term: object) -> None:
     pause = threading.Event() if _threads_are_green() else None
     while True:
         if pause is None:
@@ -180,7 +184,7 @@ def _run(reference: weakref.ref[Publisher], buffer: Buffer, last: int) -> None:
             pause.wait(_GREEN_POLL_SECONDS)
             collection = buffer.last_collection
         publisher = reference()
-        if publisher is None or not publisher.is_served_by(threading.current_thread()):
+        if publisher is None or not publisher.is_in(term):
             return
         if collection != last:
             publisher.serve(collection)
