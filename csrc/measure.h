@@ -257,12 +257,12 @@ static int offer(const Instrument *self, const struct targets *targets, PyObject
 {
     PyObject *series = PyTuple_New(targets->count);
     for (Py_ssize_t i = 0; series && i < targets->count; i++) {
-        PyObject *position = PyLong_FromUnsignedLongLong(
+        PyObject *identity = PyLong_FromUnsignedLongLong(
             targets->at[i].series ? oshm_series_identity(self->buffer, targets->at[i].series) : 0);
-        if (position == NULL)
+        if (identity == NULL)
             Py_CLEAR(series);
         else
-            PyTuple_SET_ITEM(series, i, position);
+            PyTuple_SET_ITEM(series, i, identity);
     }
     if (series == NULL)
         return -1;

@@ -65,7 +65,7 @@ READS: int = lib.OSHM_READS
 
 RESUME, RESET = "resume", "reset"
 
-
+# A series' identity is its record's position, and above that the generation: OSHM_CELL_TAG_SHIFT.
 _POSITION_BITS = 40
 
 

@@ -4,7 +4,7 @@
 They come out of reservoirs, which need not be the SDK's, and hold what instruments were given. What OTLP
 cannot carry is left out here: an exporter would lose all the metrics with it.
 
-A message is a row of entries: position of the series (8 bytes), length (4 bytes), an OTLP Exemplar. What
+A message is a row of entries: identity of the series (8 bytes), length (4 bytes), an OTLP Exemplar. What
 comes out of the buffer is not trusted: an entry that cannot be read ends the message.
 """
 

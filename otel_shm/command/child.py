@@ -48,16 +48,10 @@ def block_signals() -> set[int]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR))
 
 
-def next_signal(seconds: float | None = None) -> Signal | None:
+def next_signal(seconds: float) -> Signal | None:
     """The next signal; None if there is none for so long."""
-    if seconds is None:
-        info = signal.sigwaitinfo(_WAITED_FOR)
-    else:
-        there = signal.sigtimedwait(_WAITED_FOR, max(0.0, seconds))
-        if there is None:
-            return None
-        info = there
-    return Signal(info.si_signo, info.si_code == _FROM_KERNEL)
+    info = signal.sigtimedwait(_WAITED_FOR, max(0.0, seconds))
+    return Signal(info.si_signo, info.si_code == _FROM_KERNEL) if info else None
 
 
 def is_told_to_end(seconds: float) -> bool:
