@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from receiver import Receiver  # pytest's `pythonpath` setting points at examples/
@@ -22,16 +22,11 @@ STOCK_IS_SET = "opentelemetry.sdk.metrics._internal\n"
 
 
 @contextmanager
-def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python program under `opentelemetry-instrument`; spans and logs go nowhere by default."""
+def program(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program to talk with; killed if it has not ended by then."""
     process = subprocess.Popen(
-        [INSTRUMENT, sys.executable, *(arguments or [str(APPS / "counting.py")])],
-        env={
-            **os.environ,
-            "OTEL_TRACES_EXPORTER": "none",
-            "OTEL_LOGS_EXPORTER": "none",
-            **environment,
-        },
+        command,
+        env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -42,6 +37,13 @@ def running(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
     finally:
         process.kill()
         process.communicate()
+
+
+def running(*arguments: str, **environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """A Python program under `opentelemetry-instrument`; spans and logs go nowhere by default."""
+    nowhere = {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    command = arguments or (str(APPS / "counting.py"),)
+    return program(INSTRUMENT, sys.executable, *command, **{**nowhere, **environment})
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str, str]:

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launched import program
 from receiver import Receiver  # pytest's `pythonpath` setting points at examples/
 
 import otel_shm
@@ -26,22 +27,10 @@ PATIENCE = 60.0  # seconds; nothing here takes a tenth of it
 Make = Callable[..., MeterProvider]
 
 
-@contextmanager
-def running(**environment: str) -> Iterator[subprocess.Popen[str]]:
+def running(**environment: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """The app in a process of its own, with nothing of OpenTelemetry set but this."""
-    process = subprocess.Popen(
-        [sys.executable, str(APP)],
-        env={**os.environ, "OTEL_PYTHON_METER_PROVIDER": "otel_shm", **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    asked = {"OTEL_PYTHON_METER_PROVIDER": "otel_shm", **environment}
+    return program(sys.executable, str(APP), **asked)
 
 
 def run(**environment: str) -> tuple[int, str, str]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import mmap
 import random
 
+import pytest
 from clocked_deltas import Deltas
 from points import OVERFLOW, exact
 from processes import Gate, Processes, processes, until
-from reused import LIMIT, SIZES, add, hold, stream, stream_of
+from reused import AGGREGATED, LIMIT, SIZES, add, hold, stream, stream_of
 
 from otel_shm import buffer as rules
 from otel_shm._core import ffi, lib
@@ -173,20 +174,11 @@ def test_series_that_another_process_holds_stays(stream: Stream, processes: Proc
     assert deltas.collect() == HELD
 
 
-def test_series_that_a_child_inherited_stays(stream: Stream, processes: Processes) -> None:
+@pytest.mark.parametrize("how", AGGREGATED)
+@pytest.mark.parametrize("lanes", [4, 2], ids=["own lane", "no lane"])
+def test_series_that_a_child_inherited_stays(lanes: int, how: str, processes: Processes) -> None:
     """A forked child may use what its parent held before, and has let go of since."""
-    deltas, held = Deltas(stream._buffer), [hold(stream, n) for n in range(4)]
-    holder = Holder(stream, processes, held)
-    held.clear()
-    assert set(deltas.collect().values()) <= {0}
-    use_and_reuse(stream, deltas)
-    holder.measure()
-    assert deltas.collect() == HELD
-
-
-def test_series_that_a_child_without_a_lane_inherited_stays(processes: Processes) -> None:
-    """The same where there is no lane for the child."""
-    stream = stream_of(Buffer(**{**SIZES, "lanes": 2}))
+    stream = stream_of(Buffer(**{**SIZES, "lanes": lanes}), how)
     deltas, held = Deltas(stream._buffer), [hold(stream, n) for n in range(4)]
     holder = Holder(stream, processes, held)
     held.clear()
