@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import platform
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,11 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
 
+
+# A shell has what runs in the background ignore them; programs of the tests are asked to end with them.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 if SDK < (1, 44) and hasattr(MetricReader, "_set_meter_provider"):
     # Some releases have readers measure themselves unasked; tests are of what they measure.
