@@ -53,14 +53,16 @@ def test_child_observes_itself(
     gate = Gate()
 
     def open_many() -> None:
-        opened = [os.dup(0) for _ in range(100)]
+        opened = [os.dup(0) for _ in range(500)]
         gate.wait()
         assert opened
 
     child = processes.fork(open_many)
-    until(lambda: psutil.Process(child.pid).num_fds() > 100)
+    until(lambda: psutil.Process(child.pid).num_fds() > 500)
     try:
-        assert value_of(reader) > 100 + 2 * (psutil.Process().num_fds() - 10)
+        both = psutil.Process().num_fds() + psutil.Process(child.pid).num_fds()
+        # Looking opens a few.
+        assert both - 10 <= value_of(reader) <= both + 10
     finally:
         gate.open()
         instrumentor.uninstrument()
