@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import BuiltinFunctionType
 
 from otel_shm import answers, forks
@@ -79,7 +80,7 @@ class Publisher:
             # What began before now is not for this process to answer.
             self._served = self._answered = last = self._buffer.last_collection
             self._term = object()
-            thread = threading.Thread(
+            thread = _Thread(
                 target=_run,
                 args=(weakref.ref(self), self._buffer, last, self._term),
                 name="otel_shm publisher",
@@ -165,6 +166,14 @@ class Publisher:
             answers.answer(self._buffer, min(one._answered for one in running), message)
         else:
             answers.announce(self._buffer, answers=False)
+
+
+class _Thread(threading.Thread):
+    def _delete(self) -> None:
+        # If gevent has patched the module since the thread was started, it is in the list of all threads
+        # by a name that it is not asked for now.
+        with suppress(KeyError):
+            super()._delete()  # type: ignore[misc]  # no public name, and none that matters if it goes
 
 
 def _threads_are_green() -> bool:

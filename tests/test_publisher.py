@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,24 @@ def test_greenlets_are_not_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answering.asked == [collection]
 
 
+def test_gevent_comes_later(processes: Processes) -> None:
+    """Ends without a word when gevent has replaced threads since it was started: it is a thread still."""
+    monkey = pytest.importorskip("gevent.monkey")
+
+    def work() -> list[str]:
+        errors: list[str] = []
+        sys.unraisablehook = lambda error: errors.append(repr(error.exc_value))
+        answering = Answering()
+        publisher = Publisher(Buffer(**SMALL), answering.answer)
+        publisher.start()
+        monkey.patch_thread()
+        publisher.stop()
+        until(lambda: len(sys._current_frames()) == 1)
+        return errors
+
+    assert processes.fork(work).result() == []
+
+
 def test_message_comes_before_all_have_answered() -> None:
     """What one of a process's providers has to tell at the first collection is not lost for another's."""
     buffer, told = Buffer(**SMALL), Told()
@@ -143,14 +162,13 @@ def test_its_thread_may_use_it_before_it_runs(deed: str, monkeypatch: pytest.Mon
 
     class Collecting(threading.Thread):
         def start(self) -> None:
-            finalizer = plain(target=getattr(publisher, deed), daemon=True)
-            plain.start(finalizer)
+            finalizer = threading.Thread(target=getattr(publisher, deed), daemon=True)
+            finalizer.start()
             finalizer.join(5)
             done.append(not finalizer.is_alive())
             super().start()
 
-    plain = threading.Thread
-    monkeypatch.setattr(threading, "Thread", Collecting)
+    monkeypatch.setattr("otel_shm.publisher._Thread", Collecting)
     publisher.start()
     assert done == [True]
     publisher.stop()

@@ -18,6 +18,8 @@ from serving import PATIENCE, PYTHON, Server, assert_collected, assert_one_serie
 
 __all__ = ["otlp_collector", "shm"]  # fixtures: found by their names in this module
 
+HEARS = "hears signals"
+
 
 @contextmanager
 def gunicorn(
@@ -28,7 +30,7 @@ def gunicorn(
     app: str = "web:app",
     **environment: str,
 ) -> Iterator[Server]:
-    """The service with three workers; started by a launcher if one is given."""
+    """The service, once signals can end its three workers; started by a launcher if one is given."""
     # fmt: off
     command = [
         *launcher,
@@ -38,7 +40,20 @@ def gunicorn(
     ]
     # fmt: on
     with serve(folder, endpoint, *command, *options, **environment) as started:
+        started.until_said(HEARS, 3)
         yield started
+
+
+def workers_of(server: Server) -> set[int]:
+    """The three workers, once signals can end them (apps/gunicorn.conf.py)."""
+
+    def all_hear() -> set[int]:
+        workers = server.workers()
+        said = server.log()
+        heard = len(workers) == 3 and all(f"{pid} {HEARS}" in said for pid in workers)
+        return workers if heard else set()
+
+    return until(all_hear)
 
 
 @pytest.fixture(params=["preload", "path"])
@@ -94,6 +109,7 @@ def test_greenlets(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
             assert receiver.wait_for(lambda: receiver.total("workers") == workers, PATIENCE)
             server.load(100)
             server.stop()
+            assert "Traceback" not in server.log()
         assert_one_series(receiver, 200)
 
 
@@ -105,10 +121,9 @@ def test_killed_workers_lose_nothing(sharing: tuple[str, dict[str, str]], tmp_pa
             tmp_path, receiver.endpoint, option, OTEL_METRIC_EXPORT_INTERVAL="50", **environment
         ) as server:
             server.load(60)
-            first = until(lambda: len(server.workers()) == 3 and server.workers())
-            for pid in first:
+            for pid in workers_of(server):
                 os.kill(pid, signal.SIGKILL)
-                until(lambda pid=pid: pid not in server.workers() and len(server.workers()) == 3)
+                until(lambda pid=pid: pid not in workers_of(server))
                 server.load(60)
             assert receiver.wait_for(lambda: receiver.total("requests") == 240, PATIENCE)
             server.load(60)
@@ -133,6 +148,7 @@ def test_recycled_workers_lose_nothing(
         ) as server:
             server.load(120)
             assert len(server.answered) >= 6  # or nobody was recycled
+            workers_of(server)
             server.stop()
         assert_one_series(receiver, 120)
 
@@ -179,7 +195,7 @@ def test_reload_goes_on(shm: Path, tmp_path: Path) -> None:
             server.load(60)
             first = server.workers()
             server.process.send_signal(signal.SIGHUP)
-            until(lambda: len(server.workers()) == 3 and not first & server.workers())
+            until(lambda: not first & workers_of(server))
             server.load(60)
             server.stop()
         assert_one_series(receiver, 120)
