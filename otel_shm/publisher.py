@@ -21,6 +21,7 @@ from otel_shm.buffer import Buffer
 _logger = logging.getLogger(__name__)
 _OWN_REMEMBERED = 256
 _SLEEP_MILLIS = 1000  # and then it looks whether it is still wanted
+_WAKES = 50  # within that time, by who wants it to end
 _GREEN_POLL_SECONDS = 0.02
 
 # Reentrant: a finalizer or signal handler may come in the middle of anything.
@@ -108,11 +109,18 @@ class Publisher:
         with _lock:
             thread, self._thread = self._thread, None
         if thread is not None:
-            answers.wake(self._buffer)
-            if thread is not threading.current_thread() and thread.is_alive():
-                thread.join(_SLEEP_MILLIS / 1e3)
+            if thread is not threading.current_thread():
+                self._end(thread)
             with _lock:
                 self._tell()
+
+    def _end(self, thread: threading.Thread) -> None:
+        # Again and again: one that is about to sleep hears nothing.
+        for _ in range(_WAKES):
+            answers.wake(self._buffer)
+            if not thread.is_alive():
+                break
+            thread.join(_SLEEP_MILLIS / 1e3 / _WAKES)
 
     def begin_collection(self) -> int:
         """Begins a collection in this process, which has nothing to tell itself."""
