@@ -112,7 +112,6 @@ def test_total_is_exact(name: str, shm: Path, tmp_path: Path) -> None:
         assert_one_series(receiver, 200)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["uvicorn", "hypercorn", "granian"])
 def test_ctrl_c_exports_too(name: str, shm: Path, tmp_path: Path) -> None:
     """SIGINT is a stop like any other."""
@@ -138,8 +137,8 @@ def test_a_preloading_master_exports_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        pytest.param("uvicorn", "--limit-max-requests=20", marks=pytest.mark.slow),
-        pytest.param("gunicorn", "--max-requests=20", marks=pytest.mark.slow),
+        ("uvicorn", "--limit-max-requests=20"),
+        ("gunicorn", "--max-requests=20"),
         ("gunicorn with uvicorn", "--max-requests=20"),
     ],
 )
@@ -203,10 +202,7 @@ def test_what_nobody_exported_is_exported_by_the_next(shm: Path, tmp_path: Path)
         assert_one_series(receiver, 60)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["uvicorn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("hypercorn", "granian"))],
-)
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_real_collector_gets_the_total(
     name: str, otlp_collector: Collector, shm: Path, tmp_path: Path
 ) -> None:

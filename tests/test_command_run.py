@@ -56,8 +56,8 @@ def test_total_is_exact_and_nothing_is_left(shm: Path, tmp_path: Path) -> None:
         with gunicorn(
             tmp_path,
             receiver.endpoint,
-            "--workers=2",
             launcher=supervised(shm / "buffer"),
+            workers=2,
             OTEL_METRIC_EXPORT_INTERVAL="50",
         ) as server:
             server.load(60)
@@ -80,8 +80,8 @@ def test_workers_take_over_from_a_killed_supervisor(tmp_path: Path) -> None:
         with gunicorn(
             tmp_path,
             receiver.endpoint,
-            "--workers=2",
             launcher=supervised(path),
+            workers=2,
             OTEL_METRIC_EXPORT_INTERVAL="50",
         ) as server:
             server.load(60)
@@ -106,9 +106,9 @@ def test_workers_that_outlive_a_killed_master(tmp_path: Path) -> None:
         with gunicorn(
             tmp_path,
             receiver.endpoint,
-            "--workers=1",
             "--timeout=2",  # a worker looks for its master twice in that time
             launcher=supervised(tmp_path / "buffer"),
+            workers=1,
             OTEL_METRIC_EXPORT_INTERVAL=HOUR,
         ) as server:
             server.load(60)
@@ -262,8 +262,8 @@ def test_with_opentelemetry_instrument(inside: bool, tmp_path: Path) -> None:
         with gunicorn(
             tmp_path,
             receiver.endpoint,
-            "--workers=1",
             launcher=[*supervised(path), instrument] if inside else [instrument, *supervised(path)],
+            workers=1,
             OTEL_METRIC_EXPORT_INTERVAL=HOUR,
             OTEL_TRACES_EXPORTER="none",
             OTEL_LOGS_EXPORTER="none",

@@ -27,20 +27,21 @@ def gunicorn(
     endpoint: str,
     *options: str,
     launcher: Sequence[str] = (),
+    workers: int = 3,
     app: str = "web:app",
     **environment: str,
 ) -> Iterator[Server]:
-    """The service, once signals can end its three workers; started by a launcher if one is given."""
+    """The service, once signals can end its workers; started by a launcher if one is given."""
     # fmt: off
     command = [
         *launcher,
         PYTHON, "-m", "gunicorn", app,
-        "--bind=fd://{fd}", "--workers=3", "--no-control-socket",
+        "--bind=fd://{fd}", f"--workers={workers}", "--no-control-socket",
         "--log-level=warning", "--timeout=60", "--graceful-timeout=20",
     ]
     # fmt: on
     with serve(folder, endpoint, *command, *options, **environment) as started:
-        started.until_said(HEARS, 3)
+        started.until_said(HEARS, workers)
         yield started
 
 
