@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.instrumentation import system_metrics
 from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from processes import Gate, Processes, processes, until
+from processes import Gate, Processes, processes
 
 import otel_shm
 from otel_shm.inherited_process import renew
@@ -51,20 +51,24 @@ def test_child_observes_itself(
     """A service's total is that of its processes, not so many times what their parent has."""
     instrumentor.instrument(meter_provider=provider)
     gate = Gate()
+    done, tell = os.pipe()
 
     def open_many() -> None:
         opened = [os.dup(0) for _ in range(500)]
+        os.write(tell, b".")
         gate.wait()
         assert opened
 
     child = processes.fork(open_many)
-    until(lambda: psutil.Process(child.pid).num_fds() > 500)
+    os.read(done, 1)
     try:
         both = psutil.Process().num_fds() + psutil.Process(child.pid).num_fds()
         # Looking opens a few.
         assert both - 10 <= value_of(reader) <= both + 10
     finally:
         gate.open()
+        os.close(done)
+        os.close(tell)
         instrumentor.uninstrument()
     child.result()
 
