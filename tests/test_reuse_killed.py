@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
+from io import FileIO
 from itertools import count
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from points import OVERFLOW, exact
 from processes import Gate, Processes, processes, until
 from reused import AGGREGATED, add, hold, stream, stream_of
 
-from otel_shm import buffer as rules
 from otel_shm._core import ffi, lib
 from otel_shm.attributes import decode_attributes, encode_attributes
 from otel_shm.buffer import Buffer
@@ -122,25 +122,33 @@ def collect_for_ever(buffer: Buffer, log: Path, begun: mmap.mmap, first: int) ->
         for number in count():
             if number == first:
                 begun[0] = 1
-            start = deltas.start
-            collection, rows = deltas.scan()
-            for row in rows:
-                assert row.aggregation == rules.AGGREGATION_SUM or row.value == row.measurements
-            file.write(f"\n{json.dumps([start, deltas.note(rows)])}\n".encode())
-            deltas.commit(collection)
+            collect_into(file, deltas)
 
 
-def written(log: Path) -> Counter[str]:
-    """The totals of all intervals; of one that was collected twice the last is what was sent."""
+def collect_into(file: FileIO, deltas: Deltas) -> None:
+    """Collects once, and writes down values and counts before what was collected counts as sent."""
+    start = deltas.start
+    collection, rows = deltas.scan()
+    values = deltas.note(rows)
+    # All is measured as 1, so a histogram's sums and counts are the same in the end; in one interval a
+    # sum may have what is counted in the next.
+    counts = {key: row.measurements or row.value for key, row in zip(values, rows, strict=True)}
+    file.write(f"\n{json.dumps([start, values, counts])}\n".encode())
+    deltas.commit(collection)
+
+
+def written(log: Path) -> tuple[Counter[str], Counter[str]]:
+    """Values and counts of all intervals; of one that was collected twice the last is what was sent."""
     intervals = {}
     for line in log.read_text().split("\n"):
         if line.endswith("]"):
-            start, found = json.loads(line)
+            start, *found = json.loads(line)
             intervals[start] = found
-    totals: Counter[str] = Counter()
+    values, counts = Counter[str](), Counter[str]()
     for found in intervals.values():
-        totals.update(found)
-    return totals
+        values.update(found[0])
+        counts.update(found[1])
+    return values, counts
 
 
 @pytest.mark.parametrize("how", AGGREGATED)
@@ -155,7 +163,8 @@ def test_killed_collectors_mix_nothing_up(how: str, shm: Path, processes: Proces
         begun[0] = 0
         # Every other one gets one done: a child of a large process may be long in its first.
         collector = processes.fork(collect_for_ever, buffer, log, begun, killed % 2)
-        until(lambda: begun[0])
+        until(lambda collector=collector: begun[0] or collector.is_answered)
+        assert begun[0], collector.result()
         stopped = chance.choice(workers)
         os.kill(stopped.pid, signal.SIGSTOP)
         time.sleep(chance.uniform(0, 0.002))
@@ -165,12 +174,13 @@ def test_killed_collectors_mix_nothing_up(how: str, shm: Path, processes: Proces
         killed += 1
     assert killed >= 10, "too few to tell"
     deltas = Deltas(buffer)
-    deltas.collect()
+    with log.open("ab", buffering=0) as file:
+        collect_into(file, deltas)
     gate.open()
     expected: Counter[str] = Counter()
     for worker in workers:
         expected.update(worker.result())
-    assert deltas.totals + written(log) == expected
+    assert written(log) == (expected, expected)
     assert buffer.statistics.series <= 60
     deltas.until_reusable(buffer.statistics.series - 20)
     stream = stream_of(buffer, how, 60)
