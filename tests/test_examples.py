@@ -200,11 +200,16 @@ def test_receiver_wakes_who_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--workers=2"], ["--preload"], ["--protocol=grpc"]], ids=lambda o: o[0]
+    "option",
+    [
+        "--protocol=grpc",
+        pytest.param("--workers=2", marks=pytest.mark.slow),
+        pytest.param("--preload", marks=pytest.mark.slow),
+    ],
 )
-def test_demo_receives_exactly_what_was_answered(options: list[str]) -> None:
+def test_demo_receives_exactly_what_was_answered(option: str) -> None:
     """With a worker killed on the way, one series from one exporter holds the exact total."""
-    demo = run_demo(*options)
+    demo = run_demo(option)
 
     assert demo.returncode == 0, demo.stdout
     assert "CHECK passed" in demo.stdout
@@ -214,6 +219,7 @@ def test_demo_receives_exactly_what_was_answered(options: list[str]) -> None:
     assert int(rows["worker killed with SIGKILL"][0]) > 0
 
 
+@pytest.mark.slow
 def test_demo_compares_with_the_stock_sdk() -> None:
     """`--compare` runs the same load with the SDK's provider, which shows a series a worker."""
     demo = run_demo("--compare", "--workers=2")

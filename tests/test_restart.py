@@ -55,7 +55,7 @@ def test_reset_of_many_at_once_gives_one_file(shm: Path) -> None:
     path = shm / "b"
     for _ in range(8):
         with Processes() as started:
-            started.spawn(measure, path, "resume").result()  # and is dead
+            started.fork(measure, path, "resume").result()  # and is dead
         start, stay = Gate(), Gate()
         measured, tell = os.pipe()
 

@@ -65,8 +65,15 @@ def sharing(request: pytest.FixtureRequest, shm: Path) -> tuple[str, dict[str, s
     return "--log-level=warning", {"OTEL_SHM_PATH": str(shm / "buffer")}
 
 
-@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    ("protocol", "worker_class"),
+    [
+        ("http/protobuf", "sync"),
+        ("grpc", "gthread"),
+        pytest.param("http/protobuf", "gthread", marks=pytest.mark.slow),
+        pytest.param("grpc", "sync", marks=pytest.mark.slow),
+    ],
+)
 def test_total_is_exact(
     sharing: tuple[str, dict[str, str]], protocol: str, worker_class: str, tmp_path: Path
 ) -> None:
@@ -132,7 +139,7 @@ def test_killed_workers_lose_nothing(sharing: tuple[str, dict[str, str]], tmp_pa
         assert_one_series(receiver, 300)
 
 
-@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+@pytest.mark.parametrize("worker_class", ["sync", pytest.param("gthread", marks=pytest.mark.slow)])
 def test_recycled_workers_lose_nothing(
     sharing: tuple[str, dict[str, str]], worker_class: str, tmp_path: Path
 ) -> None:
@@ -154,7 +161,10 @@ def test_recycled_workers_lose_nothing(
         assert_one_series(receiver, 120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGQUIT],
+)
 def test_the_last_interval_is_not_lost(
     number: int, sharing: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
