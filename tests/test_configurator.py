@@ -249,13 +249,13 @@ def test_spawned_processes(buffer_path: Path) -> None:
     """Processes that start afresh are configured each for themselves, and share the buffer."""
     with Receiver() as receiver:
         done = run(
-            str(APPS / "pool.py"),
-            "spawn",
+            str(APPS / "pools.py"),
+            *("processes", "spawn", "everybody"),
             **OURS,
             **over_http(receiver),
             OTEL_TRACES_EXPORTER="console",
             OTEL_SHM_PATH=str(buffer_path),
         )
     assert done == (0, "", "")
-    assert receiver.total("hits") == 301
+    assert receiver.total("hits") == 300
     assert len(receiver.latest("hits")) == 1

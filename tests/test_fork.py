@@ -39,13 +39,13 @@ def log(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(
-    app: str, receiver: Receiver, protocol: str, *arguments: str, **environment: str
+def family(
+    receiver: Receiver, protocol: str, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """An app of tests/apps that exports to the receiver."""
+    """apps/family.py, which exports to the receiver."""
     endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.endpoint
     process = subprocess.Popen(
-        [sys.executable, str(APPS / app), *arguments],
+        [sys.executable, str(APPS / "family.py")],
         env={
             **os.environ,
             "OTEL_PYTHON_METER_PROVIDER": "otel_shm",
@@ -215,7 +215,7 @@ def test_threads_of_a_child_take_a_reader_over_together(
 def test_child_takes_over_from_a_killed_parent(protocol: str) -> None:
     """Totals go on under the same identity and start time, over connections of the child's own."""
     with Receiver(grpc=True) as receiver:
-        with running("family.py", receiver, protocol, OTEL_METRIC_EXPORT_INTERVAL="50") as app:
+        with family(receiver, protocol, OTEL_METRIC_EXPORT_INTERVAL="50") as app:
             assert app.stdout is not None
             assert app.stdin is not None
             parent, _child = map(int, app.stdout.readline().split())
@@ -237,32 +237,12 @@ def test_child_takes_over_from_a_killed_parent(protocol: str) -> None:
 def test_exit_of_a_child_leaves_its_parents_exporter_alone(protocol: str) -> None:
     """A child that leaves by sys.exit() runs exit handlers; the parent exports on, to the end."""
     with Receiver(grpc=True) as receiver:
-        with running("family.py", receiver, protocol) as app:
+        with family(receiver, protocol) as app:
             app.communicate("10\n20\n", timeout=PATIENCE)
             assert app.returncode == 0
         assert receiver.total("hits") == 5 + 1 + 10 + 20 + 1000
         assert receiver.total("flying") == 100
         assert len(identities(receiver, "hits")) == 1
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_multiprocessing(method: str, protocol: str, buffer_path: Path) -> None:
-    """With every start method all processes make one total, which arrives complete."""
-    with Receiver(grpc=True) as receiver:
-        with running("pool.py", receiver, protocol, method, OTEL_SHM_PATH=str(buffer_path)) as app:
-            app.communicate(timeout=PATIENCE)
-            assert app.returncode == 0
-        assert receiver.total("hits") == 301
-        assert len(identities(receiver, "hits")) == 1
-
-
-def test_multiprocessing_by_fork_needs_no_path() -> None:
-    """Forked children inherit an anonymous buffer."""
-    with Receiver() as receiver:
-        with running("pool.py", receiver, "http/protobuf", "fork") as app:
-            app.communicate(timeout=PATIENCE)
-        assert receiver.total("hits") == 301
 
 
 def test_children_that_just_stop_lose_nothing(

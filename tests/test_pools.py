@@ -22,14 +22,23 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["processes", "pool", "executor"])
-@pytest.mark.parametrize("who", ["children", pytest.param("everybody", marks=pytest.mark.slow)])
-def test_processes(kind: str, method: str, who: str, shm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("who", "protocol"),
+    [
+        ("children", "http/protobuf"),
+        pytest.param("everybody", "grpc", marks=pytest.mark.slow),
+    ],
+)
+def test_processes(
+    kind: str, method: str, who: str, protocol: str, shm: Path, tmp_path: Path
+) -> None:
     """However they are started, and whether or not who starts them has a provider."""
-    with Receiver() as receiver:
+    with Receiver(grpc=True) as receiver:
         with run(
             tmp_path,
-            receiver.endpoint,
+            receiver.grpc_endpoint if protocol == "grpc" else receiver.endpoint,
             *(PYTHON, "pools.py", kind, method, who),
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
             OTEL_SHM_PATH=str(shm / "buffer"),
         ) as program:
             program.ends()
