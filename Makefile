@@ -30,6 +30,8 @@ $(VENV)/.installed: pyproject.toml $(wildcard csrc/*)
 	$(RUN) -m pip install --quiet --editable ".[lint]" $(if $(WERROR),-C cmake.define.OTEL_SHM_WERROR=ON)
 	# It wants one SDK exactly, and has no release for some; what it does is the same with the next one.
 	$(RUN) -m pip install --quiet --no-deps "opentelemetry-instrumentation-flask>=0.65b0"
+	# The tests start hundreds of interpreters, which may not be allowed to keep what they compile.
+	$(RUN) -m compileall -q otel_shm tests examples
 	touch $@
 
 clean:
