@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def gunicorn(
     *options: str,
     launcher: Sequence[str] = (),
     workers: int = 3,
+    preload: bool = False,
     app: str = "web:app",
     **environment: str,
 ) -> Iterator[Server]:
@@ -38,6 +40,7 @@ def gunicorn(
         PYTHON, "-m", "gunicorn", app,
         "--bind=fd://{fd}", f"--workers={workers}", "--no-control-socket",
         "--log-level=warning", "--timeout=60", "--graceful-timeout=20",
+        *(["--preload"] if preload else []),
     ]
     # fmt: on
     with serve(folder, endpoint, *command, *options, **environment) as started:
@@ -57,12 +60,15 @@ def workers_of(server: Server) -> set[int]:
     return until(all_hear)
 
 
+Start = Callable[..., AbstractContextManager[Server]]
+
+
 @pytest.fixture(params=["preload", "path"])
-def sharing(request: pytest.FixtureRequest, shm: Path) -> tuple[str, dict[str, str]]:
-    """How workers come by one buffer: inherited from the master, or named. Option and environment."""
+def start(request: pytest.FixtureRequest, shm: Path, tmp_path: Path) -> Start:
+    """Starts the service: its workers inherit one buffer from the master, or it is named."""
     if request.param == "preload":
-        return "--preload", {}
-    return "--log-level=warning", {"OTEL_SHM_PATH": str(shm / "buffer")}
+        return partial(gunicorn, tmp_path, preload=True)
+    return partial(gunicorn, tmp_path, OTEL_SHM_PATH=str(shm / "buffer"))
 
 
 @pytest.mark.parametrize(
@@ -74,21 +80,15 @@ def sharing(request: pytest.FixtureRequest, shm: Path) -> tuple[str, dict[str, s
         pytest.param("grpc", "sync", marks=pytest.mark.slow),
     ],
 )
-def test_total_is_exact(
-    sharing: tuple[str, dict[str, str]], protocol: str, worker_class: str, tmp_path: Path
-) -> None:
+def test_total_is_exact(start: Start, protocol: str, worker_class: str) -> None:
     """With short intervals, and the rest of the last one at the end."""
-    option, environment = sharing
     with Receiver(grpc=True) as receiver:
         endpoint = receiver.grpc_endpoint if protocol == "grpc" else receiver.endpoint
-        with gunicorn(
-            tmp_path,
+        with start(
             endpoint,
-            option,
             f"--worker-class={worker_class}",
             OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
             OTEL_METRIC_EXPORT_INTERVAL="50",
-            **environment,
         ) as server:
             server.load(100)
             assert receiver.wait_for(lambda: receiver.total("requests") == 100, PATIENCE)
@@ -97,37 +97,34 @@ def test_total_is_exact(
         assert_one_series(receiver, 200)
 
 
+def observing(receiver: Receiver) -> set[object]:
+    """The processes whose callbacks were heard of."""
+    return {point.attributes["pid"] for point in receiver.points("workers")}
+
+
 @pytest.mark.slow
-def test_greenlets(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_greenlets(start: Start) -> None:
     """What answers to the collector is a greenlet too, and keeps no request waiting."""
-    option, environment = sharing
     with Receiver() as receiver:
-        with gunicorn(
-            tmp_path,
+        with start(
             receiver.endpoint,
-            option,
             "--worker-class=gevent",
             app="web_observed:app",
             OTEL_METRIC_EXPORT_INTERVAL="50",
-            **environment,
         ) as server:
             server.load(100)
             assert receiver.wait_for(lambda: receiver.total("requests") == 100, PATIENCE)
-            workers = 3 + (option == "--preload")
-            assert receiver.wait_for(lambda: receiver.total("workers") == workers, PATIENCE)
+            assert receiver.wait_for(lambda: server.workers() <= observing(receiver), PATIENCE)
             server.load(100)
             server.stop()
             assert "Traceback" not in server.log()
         assert_one_series(receiver, 200)
 
 
-def test_killed_workers_lose_nothing(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_killed_workers_lose_nothing(start: Start) -> None:
     """Every worker is killed once, the one that exports among them; counts and identity go on."""
-    option, environment = sharing
     with Receiver() as receiver:
-        with gunicorn(
-            tmp_path, receiver.endpoint, option, OTEL_METRIC_EXPORT_INTERVAL="50", **environment
-        ) as server:
+        with start(receiver.endpoint, OTEL_METRIC_EXPORT_INTERVAL="50") as server:
             server.load(60)
             for pid in workers_of(server):
                 os.kill(pid, signal.SIGKILL)
@@ -140,19 +137,13 @@ def test_killed_workers_lose_nothing(sharing: tuple[str, dict[str, str]], tmp_pa
 
 
 @pytest.mark.parametrize("worker_class", ["sync", pytest.param("gthread", marks=pytest.mark.slow)])
-def test_recycled_workers_lose_nothing(
-    sharing: tuple[str, dict[str, str]], worker_class: str, tmp_path: Path
-) -> None:
+def test_recycled_workers_lose_nothing(start: Start, worker_class: str) -> None:
     """Workers that end after ten requests each: not one is missing, though only exits export."""
-    option, environment = sharing
     with Receiver() as receiver:
-        with gunicorn(
-            tmp_path,
+        with start(
             receiver.endpoint,
-            option,
             f"--worker-class={worker_class}",
             "--max-requests=10",
-            **environment,
         ) as server:
             server.load(120)
             assert len(server.answered) >= 6  # or nobody was recycled
@@ -165,29 +156,22 @@ def test_recycled_workers_lose_nothing(
     "number",
     [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGQUIT],
 )
-def test_the_last_interval_is_not_lost(
-    number: int, sharing: tuple[str, dict[str, str]], tmp_path: Path
-) -> None:
+def test_the_last_interval_is_not_lost(number: int, start: Start) -> None:
     """A server that was never up long enough to export sends everything when it is stopped."""
-    option, environment = sharing
     with Receiver() as receiver:
-        with gunicorn(tmp_path, receiver.endpoint, option, **environment) as server:
+        with start(receiver.endpoint) as server:
             server.load(60)
             assert receiver.points("requests") == []
             server.stop(number)
         assert_one_series(receiver, 60)
 
 
-def test_a_killed_master_loses_nothing(sharing: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_a_killed_master_loses_nothing(start: Start) -> None:
     """Workers that find their master gone leave, and what they and it had counted is exported."""
-    option, environment = sharing
     with Receiver() as receiver:
-        with gunicorn(
-            tmp_path,
+        with start(
             receiver.endpoint,
-            option,
             "--timeout=2",  # a worker looks for its master twice in that time
-            **environment,
         ) as server:
             server.load(60)
             server.stop(signal.SIGKILL, -signal.SIGKILL)
@@ -217,7 +201,7 @@ def test_a_real_collector_gets_the_total(otlp_collector: Collector, tmp_path: Pa
     with gunicorn(
         tmp_path,
         otlp_collector.grpc_endpoint,
-        "--preload",
+        preload=True,
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         OTEL_METRIC_EXPORT_INTERVAL="50",
     ) as server:

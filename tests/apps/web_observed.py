@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
-from opentelemetry.metrics import Observation
+import os
+
+from opentelemetry.metrics import CallbackOptions, Observation
 from web import app, meter
 
 __all__ = ["app"]
 
-meter.create_observable_up_down_counter("workers", [lambda _options: [Observation(1)]])
+
+def itself(_options: CallbackOptions) -> list[Observation]:
+    """The process that observes."""
+    return [Observation(1, {"pid": os.getpid()})]
+
+
+meter.create_observable_up_down_counter("workers", [itself])
