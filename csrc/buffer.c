@@ -26,8 +26,9 @@
 static int geometry(uint64_t series, uint64_t lanes, uint64_t record_bytes, uint64_t page,
                     struct oshm_geometry *at)
 {
-    if (series < 1 || series > 1 << 24 || lanes < 2 || lanes > 4096 || record_bytes < 4096 ||
-        record_bytes > (uint64_t)1 << 36)
+    if (series < OSHM_SERIES_MIN || series > OSHM_SERIES_MAX || lanes < OSHM_LANES_MIN ||
+        lanes > OSHM_LANES_MAX || record_bytes < OSHM_RECORD_BYTES_MIN ||
+        record_bytes > OSHM_RECORD_BYTES_MAX)
         return OSHM_ERROR_SIZES;
     at->cells = 1024; /* room for scopes and instruments too; a power of two, at most 1/2 full */
     while (at->cells < series * 2)

@@ -138,6 +138,14 @@
 /* Room for what one process tells the collector in one collection: exemplars. */
 #define OSHM_MAILBOX_BYTES 65536
 
+/* The sizes a buffer may have. */
+#define OSHM_SERIES_MIN 1
+#define OSHM_SERIES_MAX 16777216
+#define OSHM_LANES_MIN 2 /* one is nobody's */
+#define OSHM_LANES_MAX 4096
+#define OSHM_RECORD_BYTES_MIN 4096
+#define OSHM_RECORD_BYTES_MAX 68719476736
+
 /* Kernel locks: byte 0 of the file is the collector's. Byte OSHM_LOCK_LANES + n makes lane n a
  * process's own; OSHM_LOCK_LIVE + n says that it has been cleaned and counts as live. Byte
  * OSHM_LOCK_LANES + 0 is held for reading by each process for which there was no lane. */

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from otel_shm._core import lib
 from otel_shm.errors import BufferSizeError
 
 DEFAULT_SERIES = 32_768
@@ -13,17 +14,15 @@ DEFAULT_SIZES = {
     "lanes": DEFAULT_LANES,
     "record_bytes": DEFAULT_RECORD_BYTES,
 }
-
-
 RANGES = {
-    "series": (1, 2**24),
-    "lanes": (2, 4096),
-    "record_bytes": (4096, 2**36),
+    "series": (lib.OSHM_SERIES_MIN, lib.OSHM_SERIES_MAX),
+    "lanes": (lib.OSHM_LANES_MIN, lib.OSHM_LANES_MAX),
+    "record_bytes": (lib.OSHM_RECORD_BYTES_MIN, lib.OSHM_RECORD_BYTES_MAX),
 }
 
 
 def checked_sizes(sizes: dict[str, int]) -> list[int]:
-    """The sizes as the core takes them, which has the same ranges.
+    """The sizes as the core takes them.
 
     Raises:
         BufferSizeError: one is no whole number, or out of range.
